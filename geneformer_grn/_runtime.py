@@ -1,0 +1,138 @@
+"""What every room needs and none owns: logging, seeds, devices, progress, safe writing, fingerprints.
+
+Imports nothing of ours, and nothing heavy at module level: ``geneformer-grn --help`` passes through here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import torch
+
+logger = logging.getLogger("geneformer_grn")
+
+Precision = Literal["fp32", "bf16"]
+
+
+def package_version() -> str:
+    """Return the installed version of this package."""
+    return importlib.metadata.version("geneformer-grn")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions a result depends on (package, Python, numerical libraries) without importing them."""
+    names = ("geneformer-grn", "torch", "transformers", "accelerate", "anndata", "scanpy", "numpy", "numba", "pandas")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def is_main_process() -> bool:
+    """Return whether this is rank 0 (or the only process)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def progress(items: Iterable[Any] | None = None, **kwargs: Any) -> Any:
+    """Return a tqdm bar over `items`: on rank 0 only, and silent when logging is quiet."""
+    from tqdm.auto import tqdm
+
+    quiet = not is_main_process() or logger.getEffectiveLevel() > logging.INFO
+    return tqdm(items, disable=quiet, **kwargs)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the torch device for ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises
+    ------
+    ValueError
+        The device is unknown, or this machine does not have it.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name not in {"cpu", "cuda", "mps"}:
+        raise ValueError(f"device {name!r} is unknown; use auto, cpu, cuda or mps")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch sees no CUDA GPU; use --device auto or cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps' was asked for, but torch sees none here; use --device auto or cpu")
+    return torch.device(name)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_path(target: Path | str) -> Iterator[Path]:
+    """Yield a temporary sibling of `target` that is renamed onto it on success and removed on failure.
+
+    The sibling keeps the target's suffixes, since writers choose formats by them. Works for files and for
+    folders (an existing folder is replaced only when the new one is complete).
+
+    Raises
+    ------
+    PermissionError, NotADirectoryError
+        The target's folder cannot be created or written.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"cannot write {target.name}: the folder {target.parent} is not writable")
+    holder = Path(tempfile.mkdtemp(prefix=".geneformer-grn-", dir=target.parent))
+    temporary = holder / target.name
+    try:
+        yield temporary
+        if temporary.is_dir() and target.is_dir():
+            old = holder / "replaced"
+            target.rename(old)
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Write `content` as indented JSON, atomically; NaN is written as null."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(plain_json(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def plain_json(value: Any) -> Any:
+    """Return `value` in plain JSON types: arrays as lists, paths as file names, NaN as None."""
+    if isinstance(value, dict):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in value]
+    if isinstance(value, Path):
+        return value.name  # outputs record file names, never directories
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    elif hasattr(value, "tolist"):
+        return plain_json(value.tolist())
+    if isinstance(value, float) and (value != value or value in {float("inf"), float("-inf")}):
+        return None
+    return value

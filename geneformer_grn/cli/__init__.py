@@ -1,0 +1,104 @@
+"""The command line: one verb a file, no logic of its own, heavy imports only inside the verbs.
+
+Exit codes are a contract: 0 done, 2 the input or the call is wrong, 1 a fault of ours, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import typer
+
+VERBS = (
+    "demo", "run", "genes", "vocab", "import_geneformer", "tokenize", "pretrain", "embed", "perturb",
+    "network", "propagate", "evaluate", "card", "info",
+)  # fmt: skip
+
+_INPUT_ERRNO = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+}  # fmt: skip
+
+
+def build_app() -> typer.Typer:
+    """Return the command line with every verb added."""
+    app = typer.Typer(
+        name="geneformer-grn",
+        help="From raw single-cell counts to cell embeddings, gene networks and perturbation effects.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+    @app.callback(invoke_without_command=True)
+    def root(
+        *, version: bool = typer.Option(False, "--version", help="Print the version and exit.")
+    ) -> None:
+        if version:
+            from geneformer_grn._runtime import package_version
+
+            typer.echo(f"geneformer-grn {package_version()}")
+            raise typer.Exit
+
+    for verb in VERBS:
+        import_module(f"geneformer_grn.cli.{verb}").add(app)
+    return app
+
+
+@contextlib.contextmanager
+def verb(*, quiet: bool, as_json: bool, threads: int | None = None) -> Iterator[dict[str, Any]]:
+    """Run the body of a verb: set up logging and threads, and print the summary it fills in.
+
+    The dictionary yielded is the summary; with ``--json`` it is the last line of standard output.
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("geneformer_grn").setLevel(logging.WARNING if quiet else logging.INFO)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    summary: dict[str, Any] = {}
+    yield summary
+    if as_json:
+        from geneformer_grn._runtime import plain_json
+
+        typer.echo(json.dumps(plain_json(summary), allow_nan=False))
+
+
+def is_input_error(error: BaseException) -> bool:
+    """Return whether `error` says that the input or the call is wrong, rather than that we are.
+
+    An error counts as the user's when our own code raised it with a built-in type on purpose (the innermost
+    frame is in this package), or when the operating system refused a file.
+    """
+    if isinstance(error, OSError) and error.errno in _INPUT_ERRNO:
+        return True
+    if not isinstance(error, ValueError | TypeError | OSError | ImportError):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    package = Path(__file__).resolve().parent.parent
+    return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(package)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    try:
+        build_app()(args=arguments, standalone_mode=True)
+    except KeyboardInterrupt:
+        typer.secho("interrupted; run the same command again to resume", fg="yellow", err=True)
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - the outermost handler: everything becomes an exit code
+        if is_input_error(error):
+            typer.secho(f"error: {error}", fg="red", err=True)
+            sys.exit(2)
+        traceback.print_exc()
+        typer.secho("this is a fault of geneformer-grn; please report it with the text above", err=True)
+        sys.exit(1)
