@@ -8,6 +8,8 @@ scanpy: the faces are imported when first used.
 from importlib import import_module
 from typing import Any
 
+__version__ = "0.1.0"
+
 __all__ = ["get", "pl", "pp", "run", "tl"]
 
 
@@ -16,8 +18,4 @@ def __getattr__(name: str) -> Any:
         return import_module(f"geneformer_grn.{name}")
     if name == "run":
         return import_module("geneformer_grn.workflows.run").run
-    if name == "__version__":
-        from geneformer_grn._runtime import package_version
-
-        return package_version()
     raise AttributeError(f"module 'geneformer_grn' has no attribute {name!r}")

@@ -28,14 +28,16 @@ Precision = Literal["fp32", "bf16"]
 
 
 def package_version() -> str:
-    """Return the installed version of this package."""
-    return importlib.metadata.version("geneformer-grn")
+    """Return the version of this package (also where it runs from a checkout and is not installed)."""
+    from geneformer_grn import __version__
+
+    return __version__
 
 
 def library_versions() -> dict[str, str]:
     """Return the versions a result depends on (package, Python, numerical libraries) without importing them."""
-    names = ("geneformer-grn", "torch", "transformers", "accelerate", "anndata", "scanpy", "numpy", "numba", "pandas")
-    found = {"python": platform.python_version()}
+    names = ("torch", "transformers", "accelerate", "anndata", "scanpy", "numpy", "numba", "pandas")
+    found = {"geneformer-grn": package_version(), "python": platform.python_version()}
     for name in names:
         try:
             found[name] = importlib.metadata.version(name)
@@ -118,7 +120,9 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
 def write_json(path: Path | str, content: Any) -> None:
     """Write `content` as indented JSON, atomically; NaN is written as null."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(plain_json(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(plain_json(content), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def plain_json(value: Any) -> Any:

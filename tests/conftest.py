@@ -78,7 +78,9 @@ def tiny_adata(tiny_vocabulary: GeneVocabulary):
     return anndata.AnnData(
         X=sparse.csr_matrix(counts),
         obs=pd.DataFrame({"cell_type": pd.Categorical(group)}, index=[f"cell{i}" for i in range(N_CELLS)]),
-        var=pd.DataFrame(index=pd.Index(tiny_vocabulary.ensembl_ids[tiny_vocabulary.n_special :].astype(str))),
+        var=pd.DataFrame(
+            index=pd.Index(tiny_vocabulary.ensembl_ids[tiny_vocabulary.n_special :].astype(str))
+        ),
     )
 
 

@@ -39,9 +39,7 @@ def build_app() -> typer.Typer:
     )
 
     @app.callback(invoke_without_command=True)
-    def root(
-        *, version: bool = typer.Option(False, "--version", help="Print the version and exit.")
-    ) -> None:
+    def root(*, version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
         if version:
             from geneformer_grn._runtime import package_version
 

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Cells = Annotated[Path, typer.Argument(metavar="FILE", help="Cells with raw counts (.h5ad).", show_default=False)]
+Cells = Annotated[
+    Path, typer.Argument(metavar="FILE", help="Cells with raw counts (.h5ad).", show_default=False)
+]
 Model = Annotated[
     str, typer.Option("--model", help="A checkpoint folder, a Hugging Face id on disk, or a shipped name.")
 ]
@@ -16,7 +18,9 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings; no progress bars.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a one-line JSON summary as the last line.")]
 
-Layer = Annotated[str | None, typer.Option("--layer", help="AnnData layer with the raw counts, instead of X.")]
+Layer = Annotated[
+    str | None, typer.Option("--layer", help="AnnData layer with the raw counts, instead of X.")
+]
 GeneColumn = Annotated[
     str | None,
     typer.Option("--gene-column", help="var column with Ensembl IDs or symbols (default: found by content)."),
@@ -26,7 +30,9 @@ CountsColumn = Annotated[
 ]
 AllowNormalised = Annotated[
     bool,
-    typer.Option("--allow-normalised", help="Accept log-normalised input: the order of genes mostly survives."),
+    typer.Option(
+        "--allow-normalised", help="Accept log-normalised input: the order of genes mostly survives."
+    ),
 ]
 SumDuplicates = Annotated[
     bool, typer.Option("--sum-duplicates", help="Add up the counts of gene IDs that occur more than once.")

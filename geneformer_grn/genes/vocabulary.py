@@ -76,7 +76,9 @@ class GeneVocabulary:
         if len(sizes) != 1:
             raise ValueError(f"the columns of a vocabulary differ in length: {sorted(sizes)}")
         if len(self.ensembl_ids) > np.iinfo(np.uint16).max + 1:
-            raise ValueError(f"a vocabulary holds at most 65,536 tokens (uint16), this one {len(self.ensembl_ids):,}")
+            raise ValueError(
+                f"a vocabulary holds at most 65,536 tokens (uint16), this one {len(self.ensembl_ids):,}"
+            )
         if tuple(self.ensembl_ids[: self.n_special]) != SPECIAL_TOKENS[self.setting]:
             raise ValueError(f"a {self.setting!r} vocabulary starts with {SPECIAL_TOKENS[self.setting]}")
         if not np.all(self.medians[self.n_special :] > 0):
