@@ -1,8 +1,8 @@
 """geneformer-grn: from raw single-cell counts to cell embeddings, gene networks and perturbation effects.
 
-``import geneformer_grn as gg`` gives the scverse faces ``gg.pp``, ``gg.tl``, ``gg.pl`` and ``gg.get`` over AnnData, and
-``gg.run``, the whole path from a file to a report. Importing the package loads neither torch, transformers nor
-scanpy: the faces are imported when first used.
+``import geneformer_grn as gg`` gives the scverse faces ``gg.pp``, ``gg.tl``, ``gg.pl`` and ``gg.get`` over
+AnnData, and ``gg.run``, the whole path from a file to a report. Importing the package loads neither torch,
+transformers nor scanpy: the faces are imported when first used.
 """
 
 from importlib import import_module

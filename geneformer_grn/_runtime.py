@@ -35,7 +35,7 @@ def package_version() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions a result depends on (package, Python, numerical libraries) without importing them."""
+    """Return the versions a result depends on (package, Python, libraries) without importing them."""
     names = ("torch", "transformers", "accelerate", "anndata", "scanpy", "numpy", "numba", "pandas")
     found = {"geneformer-grn": package_version(), "python": platform.python_version()}
     for name in names:

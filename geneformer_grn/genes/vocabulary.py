@@ -1,7 +1,7 @@
 """The gene vocabulary: which gene is which token, and the non-zero median that scales its counts.
 
-A vocabulary is plain data, a folder of ``genes.tsv`` and ``vocabulary.json`` (and ``aliases.tsv`` where the
-vocabulary brings its own identifier mapping), so that it can be read, diffed and shipped without this package.
+A vocabulary is plain data, a folder of ``genes.tsv`` and ``vocabulary.json`` (and ``aliases.tsv`` where it
+brings its own identifier mapping), so that it can be read, diffed and shipped without this package.
 Medians are written with 17 digits: the order of a cell's genes depends on their last bits.
 """
 
@@ -128,8 +128,8 @@ class GeneVocabulary:
         """
         if other_fingerprint != self.fingerprint:
             raise VocabularyMismatchError(
-                f"{this} has vocabulary {self.fingerprint[:12]}, {other} has {other_fingerprint[:12]}; "
-                "tokens of one mean other genes in the other. Tokenize the cells with this model's vocabulary."
+                f"{this} has vocabulary {self.fingerprint[:12]}, {other} has {other_fingerprint[:12]}; tokens of "
+                "one mean other genes in the other. Tokenize the cells with this model's vocabulary."
             )
 
     def save(self, folder: Path | str) -> None:
@@ -181,14 +181,19 @@ class GeneVocabulary:
         for name in ("genes.tsv", "vocabulary.json"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(
-                    f"{folder} holds no gene vocabulary ({name} is missing). A checkpoint of ours carries genes.tsv and "
-                    "vocabulary.json; turn a published Geneformer folder into one with geneformer-grn import-geneformer."
+                    f"{folder} holds no gene vocabulary ({name} is missing). A checkpoint of ours carries "
+                    "genes.tsv and vocabulary.json; turn a published Geneformer folder into one with "
+                    "geneformer-grn import-geneformer."
                 )
         facts = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         table = pd.read_csv(
-            folder / "genes.tsv", sep="\t", dtype={"ensembl_id": str, "symbol": str}, keep_default_na=False, na_values={"median": [""]},
+            folder / "genes.tsv",
+            sep="\t",
+            dtype={"ensembl_id": str, "symbol": str},
+            keep_default_na=False,
+            na_values={"median": [""]},
             float_precision="round_trip",
-        )  # fmt: skip
+        )
         aliases = None
         if facts["own_aliases"]:
             rows = pd.read_csv(folder / "aliases.tsv", sep="\t", dtype=str, keep_default_na=False)
@@ -206,7 +211,8 @@ class GeneVocabulary:
         )
         if vocabulary.fingerprint != facts["fingerprint"]:
             raise ValueError(
-                f"the vocabulary in {folder} was changed: genes.tsv has fingerprint {vocabulary.fingerprint[:12]}, "
+                f"the vocabulary in {folder} was changed: genes.tsv has fingerprint "
+                f"{vocabulary.fingerprint[:12]}, "
                 f"vocabulary.json says {facts['fingerprint'][:12]}"
             )
         return vocabulary
