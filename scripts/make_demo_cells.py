@@ -1,7 +1,8 @@
-"""Re-encode the demo cells: ``python scripts/make_demo_cells.py SOURCE.h5ad geneformer_grn/_demo/cells.h5ad``.
+"""Re-encode the demo cells.
 
-SOURCE holds the 559 immune cells of the celltypist wheel (MIT) as raw counts with Ensembl IDs. Written are the same
-counts as uint16, the genes seen in at least one cell, and cell names without meaning. Nothing else is changed.
+Usage: ``python scripts/make_demo_cells.py SOURCE.h5ad geneformer_grn/_demo/cells.h5ad``. SOURCE holds the 559
+immune cells of the celltypist wheel (MIT) as raw counts with Ensembl IDs. Written are the same counts as uint16,
+the genes seen in at least one cell, and cell names without meaning. Nothing else is changed.
 """
 
 import argparse
@@ -27,9 +28,7 @@ def main() -> None:
     if counts.data.max() > np.iinfo(np.uint16).max or np.any(counts.data != np.rint(counts.data)):
         raise ValueError("the source does not hold integer counts below 65,536")
     compact = anndata.AnnData(
-        sparse.csr_matrix(
-            (counts.data.astype(np.uint16), counts.indices, counts.indptr), shape=counts.shape
-        ),
+        sparse.csr_matrix((counts.data.astype(np.uint16), counts.indices, counts.indptr), shape=counts.shape),
         obs=pd.DataFrame(index=[f"cell{number:03d}" for number in range(cells.n_obs)]),
         var=pd.DataFrame({"gene_symbol": cells.var["gene_symbol"].astype(str)[seen]}),
         uns={"source": "celltypist 1.7.1 wheel, data/samples/sample_cell_by_gene.csv", "license": "MIT"},
