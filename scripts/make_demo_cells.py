@@ -1,8 +1,8 @@
 """Re-encode the demo cells.
 
 Usage: ``python scripts/make_demo_cells.py SOURCE.h5ad geneformer_grn/_demo/cells.h5ad``. SOURCE holds the 559
-immune cells of the celltypist wheel (MIT) as raw counts with Ensembl IDs. Written are the same counts as uint16,
-the genes seen in at least one cell, and cell names without meaning. Nothing else is changed.
+immune cells of the celltypist wheel (MIT) as raw counts with Ensembl IDs. Written are the same counts as
+uint16, the genes seen in at least one cell, and cell names without meaning. Nothing else is changed.
 """
 
 import argparse
