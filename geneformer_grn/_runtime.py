@@ -117,6 +117,43 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         shutil.rmtree(holder, ignore_errors=True)
 
 
+@contextmanager
+def staged_folder(target: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder whose files are moved into the folder `target` on success, all or none.
+
+    Made at once, so that a target that cannot be written is refused before the work and not after it. Files that
+    `target` already holds stay, unless a new one has their name.
+
+    Raises
+    ------
+    NotADirectoryError
+        The target, or what should hold it, is a file.
+    PermissionError
+        The target cannot be written.
+    """
+    target = Path(target)
+    holder = target
+    while not holder.exists() and holder != holder.parent:
+        holder = holder.parent
+    if not holder.is_dir():
+        raise NotADirectoryError(
+            f"cannot write to {target}: {holder} is a file, not a folder; choose another"
+        )
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=".geneformer-grn-", dir=holder))
+    except OSError as error:
+        raise PermissionError(
+            f"cannot write to {target}: {error.strerror or error}; choose another"
+        ) from error
+    try:
+        yield staging
+        target.mkdir(parents=True, exist_ok=True)
+        for path in sorted(staging.iterdir()):
+            path.replace(target / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def write_json(path: Path | str, content: Any) -> None:
     """Write `content` as indented JSON, atomically; NaN is written as null."""
     with atomic_path(path) as temporary:

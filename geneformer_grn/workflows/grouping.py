@@ -1,8 +1,8 @@
 """Cell groups: a column of the user's, or clusters of the counts named by marker genes.
 
 Clusters are made from the counts (variable genes, principal components, Leiden), not from the model's
-embedding, so that what is later said about the groups is no consequence of the model. Names come from a short
-table of canonical markers and are a help to the reader, not an annotation; whoever prints them prints the note.
+embedding, so that what is later said about the groups is no consequence of the model. Names come from a
+short table of canonical markers and are a help to the reader, not an annotation: the note says so.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from geneformer_grn.cells.counts import CellCounts
     from scipy import sparse
 
+    from geneformer_grn.cells.counts import CellCounts
     from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 UNLABELLED = "unlabelled"
