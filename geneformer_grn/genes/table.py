@@ -1,0 +1,109 @@
+"""The gene table that ships with the package: which gene a symbol, alias or retired ID means, what kind it is.
+
+Read once a process from two small gzipped tables (about 0.3 s), offline; ``genes/build.py`` makes them and
+``genes/data/SOURCES.md`` says from what.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from geneformer_grn.genes.build import DATA_FOLDER, GENES_FILE, IDENTIFIERS_FILE, RETIRED
+
+
+@dataclass(frozen=True, eq=False)
+class GeneTable:
+    """Human genes by Ensembl ID (without version), and what they are called.
+
+    Parameters
+    ----------
+    ensembl_of
+        Upper-case symbol, previous symbol, alias or 10x reference name -> Ensembl ID.
+    ambiguous
+        The names in `ensembl_of` that several genes carry with equal right (decided by the build's tie rule).
+    symbol_of
+        Ensembl ID -> symbol; the ID itself where a gene has none. Its keys are all genes, ascending.
+    biotype_of
+        Ensembl ID -> GENCODE biotype such as ``protein_coding``; empty where unknown.
+    regulators
+        Ensembl IDs of transcription factors.
+    retired
+        Retired Ensembl ID -> the gene's present ID.
+    human_of_mouse
+        Mouse Ensembl ID -> its one-to-one human ortholog.
+    """
+
+    ensembl_of: dict[str, str]
+    ambiguous: frozenset[str]
+    symbol_of: dict[str, str]
+    biotype_of: dict[str, str]
+    regulators: frozenset[str]
+    retired: dict[str, str]
+    human_of_mouse: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.symbol_of)
+
+    def is_regulator(self, ensembl_id: str) -> bool:
+        """Return whether a gene, by its present or a retired ID, is a transcription factor."""
+        return ensembl_id in self.regulators or self.retired.get(ensembl_id) in self.regulators
+
+
+@lru_cache(maxsize=1)
+def load_gene_table() -> GeneTable:
+    """Return the package's gene table, read once and kept.
+
+    Raises
+    ------
+    FileNotFoundError
+        The package was installed without its data.
+
+    Examples
+    --------
+    >>> load_gene_table().ensembl_of["OCT4"]
+    'ENSG00000204531'
+    """
+    return read_gene_table(DATA_FOLDER)
+
+
+def read_gene_table(folder: Path) -> GeneTable:
+    """Read a gene table from the folder that :func:`~geneformer_grn.genes.build.build_gene_table` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder lacks ``genes.tsv.gz`` or ``identifiers.tsv.gz``.
+    """
+    for name in (GENES_FILE, IDENTIFIERS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no gene table ({name} is missing); geneformer-grn genes build makes it"
+            )
+    genes = _read_columns(folder / GENES_FILE)
+    names = _read_columns(folder / IDENTIFIERS_FILE)
+    ids = genes["ensembl_id"]
+    by_kind = list(
+        zip(names["identifier"], names["ensembl_id"], names["kind"], names["n_genes"], strict=True)
+    )
+    mouse = zip(genes["mouse_ensembl_id"], ids, strict=True)
+    return GeneTable(
+        ensembl_of={name: gene for name, gene, kind, _ in by_kind if kind != RETIRED},
+        ambiguous=frozenset(name for name, _, _, n_genes in by_kind if n_genes != "1"),
+        symbol_of=dict(zip(ids, genes["symbol"], strict=True)),
+        biotype_of=dict(zip(ids, genes["biotype"], strict=True)),
+        regulators=frozenset(
+            gene for gene, mark in zip(ids, genes["is_regulator"], strict=True) if mark == "1"
+        ),
+        retired={name: gene for name, gene, kind, _ in by_kind if kind == RETIRED},
+        human_of_mouse={other: gene for other, gene in mouse if other},
+    )
+
+
+def _read_columns(path: Path) -> dict[str, list[str]]:
+    """Read a TSV as lists of str; plain Python strings, since pandas' own cost ten times the memory here."""
+    table = pd.read_csv(path, sep="\t", dtype=object, keep_default_na=False)
+    return {str(column): table[column].tolist() for column in table}
