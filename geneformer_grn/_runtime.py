@@ -121,8 +121,8 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
 def staged_folder(target: Path | str) -> Iterator[Path]:
     """Yield a temporary folder whose files are moved into the folder `target` on success, all or none.
 
-    Made at once, so that a target that cannot be written is refused before the work and not after it. Files that
-    `target` already holds stay, unless a new one has their name.
+    Made at once, so that a target that cannot be written is refused before the work and not after it. Files
+    that `target` already holds stay, unless a new one has their name.
 
     Raises
     ------
