@@ -1,0 +1,266 @@
+"""The encoder as the rest of the package uses it: load a checkpoint, run packed cells through it, save one.
+
+Only the layers that are asked for are run, and the language-model head only where a token is masked: the
+reference method computes both in full and throws them away. States come back as float32 whatever the
+precision inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from transformers import BertForMaskedLM
+
+from geneformer_grn._runtime import Precision, choose_device
+from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.model.attention import PACKED_ATTENTION, AttentionCapture, register_attention
+from geneformer_grn.model.checkpoint import (
+    ModelConfig,
+    new_model,
+    quiet_transformers,
+    read_model_config,
+    read_vocabulary,
+    resolve_checkpoint,
+    save_checkpoint,
+)
+
+if TYPE_CHECKING:
+    from geneformer_grn.cells.batches import PackedBatch
+
+__all__ = [
+    "Encoder",
+    "ModelConfig",
+    "load_encoder",
+    "masked_head",
+    "new_model",
+    "packed_states",
+    "resolve_checkpoint",
+    "save_checkpoint",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A pretrained model in eval mode with its vocabulary, ready for packed batches.
+
+    Parameters
+    ----------
+    model
+        The BERT, with packed attention, on `device`, weights in float32.
+    vocabulary
+        What its tokens mean.
+    device
+        Where it runs.
+    precision
+        ``fp32``, or ``bf16`` (autocast: matrix products in bfloat16, sums and norms in float32).
+    name
+        Shipped name, Hugging Face id or folder name, as provenance records it (never a path).
+    """
+
+    model: BertForMaskedLM
+    vocabulary: GeneVocabulary
+    device: torch.device
+    precision: Precision = "fp32"
+    name: str = ""
+
+    @property
+    def n_layers(self) -> int:
+        """Number of encoder layers."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of a state."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights, the tied decoder counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def hidden_states(
+        self, batch: PackedBatch, *, encoder_layer: int = -1, capture: AttentionCapture | None = None
+    ) -> Tensor:
+        """Return the state of every token of a packed batch, running only the layers needed.
+
+        Parameters
+        ----------
+        batch
+            Packed cells; moved to the encoder's device if they are elsewhere.
+        encoder_layer
+            0 is the last layer, -1 the one before (the reference method's default), ``-n_layers`` the
+            embedding.
+        capture
+            Receives queries and keys of each layer that runs.
+
+        Returns
+        -------
+        Tensor
+            ``(T, d)`` float32 on the encoder's device, in the order of ``batch.input_ids``.
+
+        Raises
+        ------
+        ValueError
+            There is no such layer, or a cell is longer than the model's positions.
+        """
+        if not -self.n_layers <= encoder_layer <= 0:
+            raise ValueError(
+                f"encoder layer {encoder_layer} does not exist: this model has {self.n_layers} layers, "
+                "counted from 0 "
+                f"(the last) and -1 (the one before) down to {-self.n_layers} (the embedding)"
+            )
+        n_layers = self.n_layers + encoder_layer
+        with torch.inference_mode(), self._autocast():
+            states = packed_states(self.model, batch.to(self.device), n_layers=n_layers, capture=capture)
+        return states[0].float()
+
+    def masked_logits(self, batch: PackedBatch) -> Tensor:
+        """Return the logits ``(M, V)`` float32 of all tokens at the M masked positions of a packed batch."""
+        batch = batch.to(self.device)
+        with torch.inference_mode(), self._autocast():
+            states = packed_states(self.model, batch)
+            return masked_head(self.model, states, batch.masked_index)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def packed_states(
+    model: BertForMaskedLM,
+    batch: PackedBatch,
+    *,
+    n_layers: int | None = None,
+    capture: AttentionCapture | None = None,
+) -> Tensor:
+    """Run packed cells through the embedding and the first `n_layers` layers, differentiably.
+
+    The layers are called one by one, as ``BertModel.forward`` does, but without its padding mask, its pooler
+    and the layers nobody asked for. It compiles without graph breaks when the batch has static shapes.
+
+    Parameters
+    ----------
+    model
+        Loaded or made with packed attention, on the batch's device.
+    batch
+        Packed cells.
+    n_layers
+        How many layers to run; all by default, 0 returns the embedding.
+    capture
+        Receives queries and keys of each layer that runs.
+
+    Returns
+    -------
+    Tensor
+        ``(1, T, d)``.
+
+    Raises
+    ------
+    ValueError
+        A cell is longer than the model has positions.
+    """
+    limit = model.config.max_position_embeddings
+    if batch.max_seqlen > limit:
+        raise ValueError(
+            f"a cell of {batch.max_seqlen:,} tokens does not fit the model's {limit:,} positions; crop it "
+            "with "
+            "cells.ranking.model_input"
+        )
+    layers = cast("list[torch.nn.Module]", model.bert.encoder.layer)
+    states = model.bert.embeddings(input_ids=batch.input_ids, position_ids=batch.position_ids)
+    for layer_index, layer in enumerate(layers[:n_layers]):
+        states = layer(
+            states,
+            cu_seqlens=batch.cu_seqlens,
+            max_seqlen=batch.max_seqlen,
+            capture=capture,
+            layer_index=layer_index,
+        )
+    return states
+
+
+def masked_head(model: BertForMaskedLM, states: Tensor, masked_index: Tensor) -> Tensor:
+    """Return the head's logits ``(M, V)`` float32 at positions `masked_index` of ``(1, T, d)`` states.
+
+    Negative positions (the padding of static shapes) give the logits of position 0: the caller ignores them.
+    """
+    logits: Tensor = model.cls(states[0].index_select(0, masked_index.clamp(min=0)))
+    return logits.float()
+
+
+def load_encoder(
+    model: str | Path = "mini", *, device: str = "auto", precision: Precision = "fp32"
+) -> Encoder:
+    """Load a checkpoint with its vocabulary, offline.
+
+    Parameters
+    ----------
+    model
+        A shipped name (``mini``), a checkpoint folder, or a Hugging Face id already on disk.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    precision
+        ``fp32`` or ``bf16``.
+
+    Returns
+    -------
+    Encoder
+        In eval mode, on the device.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such checkpoint, or the folder lacks the vocabulary, ``config.json`` or the weights.
+    ValueError
+        The files do not belong together or are damaged, or device or precision are unknown.
+
+    Examples
+    --------
+    >>> encoder = load_encoder("mini", device="cpu")  # doctest: +SKIP
+    >>> encoder.hidden_states(batch).shape  # doctest: +SKIP
+    torch.Size([9120, 128])
+    """
+    if precision not in {"fp32", "bf16"}:
+        raise ValueError(f"precision {precision!r} is unknown; use fp32 or bf16")
+    target = choose_device(device)
+    folder = resolve_checkpoint(model)
+    vocabulary = read_vocabulary(folder)
+    read_model_config(folder, vocabulary)
+    return Encoder(
+        model=_load_weights(folder, target),
+        vocabulary=vocabulary,
+        device=target,
+        precision=precision,
+        name=Path(model).name if Path(model).is_dir() else str(model),
+    )
+
+
+def _load_weights(folder: Path, device: torch.device) -> BertForMaskedLM:
+    """Return the folder's model in float32 with packed attention, refusing one with weights missing."""
+    register_attention()
+    try:
+        with quiet_transformers():
+            model, loading = cast("Any", BertForMaskedLM).from_pretrained(
+                folder,
+                attn_implementation=PACKED_ATTENTION,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    # Damaged files fail in many ways inside safetensors, torch and transformers, with no common type.
+    except Exception as error:
+        raise ValueError(f"the weights in {folder} cannot be loaded: {error}") from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{folder} is not a masked-language-model checkpoint: {len(missing)} of its weights are missing "
+            "(first: "
+            f"{missing[0]}), and would have been random"
+        )
+    return cast("BertForMaskedLM", model.eval().to(device))

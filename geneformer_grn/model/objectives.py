@@ -1,0 +1,49 @@
+"""Training objectives: masked-gene modelling, with the language-model head only where a gene is masked.
+
+The head is half of a small model's arithmetic, and the loss reads it at 15 % of the positions. Sums and
+counts are returned apart, since the mean has to be taken over the masked tokens of all ranks and accumulation
+steps together.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import BertForMaskedLM
+
+from geneformer_grn.model.encoder import masked_head, packed_states
+
+if TYPE_CHECKING:
+    from geneformer_grn.cells.batches import PackedBatch
+
+IGNORED = -100
+
+
+def masked_language_loss(model: BertForMaskedLM, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """Return the summed cross-entropy of the masked genes and how many there are.
+
+    Equals the sum that the full head gives at the same labels; nothing here waits for the device, and shapes
+    are those of the batch, so that it compiles as one graph.
+
+    Parameters
+    ----------
+    model
+        With packed attention (`geneformer_grn.model.encoder.new_model`, or `load_encoder`'s), on the batch's
+        device.
+    batch
+        ``masked_index`` ``(M,)`` int64 names the positions scored; entries of -100 pad it and are ignored,
+        and so are positions whose label is -100.
+
+    Returns
+    -------
+    tuple
+        The loss in nats, float32 ``()``, and the number of positions it sums over, int64 ``()``.
+    """
+    labels = batch.labels[0].index_select(0, batch.masked_index.clamp(min=0))
+    labels = torch.where(batch.masked_index < 0, IGNORED, labels)
+    logits = masked_head(model, packed_states(model, batch), batch.masked_index)
+    loss = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    return loss, (labels != IGNORED).sum()
