@@ -1,0 +1,239 @@
+"""Open a count file: find the matrix and the gene identifiers in it, and refuse what cannot be counts.
+
+A file is judged by its content, not by its names: the identifiers are looked for where they usually are, the
+counts are checked value by value. The price is one pass over the values; what it buys is that nothing wrong
+reaches a model in silence.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+ENSEMBL_ID = r"ENS[A-Z]{0,4}G\d{6,}(\.\d+)?(_PAR_Y)?"
+SYMBOL_COLUMNS = (
+    "gene_symbol", "gene_symbols", "symbol", "gene_name", "gene_names", "feature_name", "gene_short_name", "gene",
+)  # fmt: skip
+# exp(20) counts of one gene in one cell do not exist: larger values cannot be logarithms of counts.
+LARGEST_LOG1P = 20.0
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueSummary:
+    """What the stored values of a matrix are: the largest one, and whether all are whole numbers."""
+
+    maximum: float
+    integral: bool
+    first_fraction: float | None
+
+
+def read_h5ad(path: Path | str) -> AnnData:
+    """Read an ``.h5ad`` file into memory.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    AnnData
+        As anndata reads it; nothing is changed.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is a folder, no HDF5 file, no AnnData, or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; an .h5ad file is needed")
+    import anndata
+    import h5py
+
+    try:
+        with path.open("rb"), h5py.File(path, "r") as handle:
+            keys = set(handle)
+    except PermissionError as error:
+        raise PermissionError(f"{path} may not be read by this user") from error
+    except OSError as error:
+        kind = "is truncated or damaged" if h5py.is_hdf5(path) else "is not an .h5ad file (not HDF5 at all)"
+        raise ValueError(f"{path} {kind}: {error}") from error
+    if not {"obs", "var"} <= keys:
+        raise ValueError(
+            f"{path} is an HDF5 file, but not an .h5ad: it holds {sorted(keys)[:5]} and no obs and var. Read it with "
+            "the tool that made it (10x files: scanpy.read_10x_h5) and write it with AnnData.write_h5ad"
+        )
+    try:
+        with warnings.catch_warnings():
+            # Repeated names and old file layouts are judged by us, with what to do about them.
+            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            return anndata.read_h5ad(path)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path} cannot be read as .h5ad; it is probably damaged: {reason}") from error
+
+
+def choose_matrix(adata: AnnData, layer: str | None) -> tuple[Any, pd.DataFrame, str]:
+    """Return the matrix to read, the gene table that belongs to it, and its name.
+
+    Parameters
+    ----------
+    adata
+        Cells.
+    layer
+        A layer's name; ``raw`` means ``adata.raw`` where no layer has that name; None means ``X``.
+
+    Raises
+    ------
+    ValueError
+        The layer, or ``X``, is not there.
+    """
+    if layer is None:
+        if adata.X is None:
+            raise ValueError(
+                f"X is empty; name the layer with raw counts by --layer ({_layers_there(adata)})"
+            )
+        return adata.X, adata.var, "X"
+    if layer in adata.layers:
+        return adata.layers[layer], adata.var, f"layer {layer!r}"
+    if layer == "raw" and adata.raw is not None:
+        return adata.raw.X, adata.raw.var, "raw"
+    raise ValueError(f"there is no layer {layer!r}; {_layers_there(adata)}")
+
+
+def _layers_there(adata: AnnData) -> str:
+    names = [*adata.layers, *(["raw"] if adata.raw is not None else [])]
+    return f"layers there: {', '.join(names)}" if names else "the file has no layers"
+
+
+def as_csr(matrix: Any, what: str) -> sparse.csr_matrix:
+    """Return `matrix` in rows, without copying where it already is; ``(n_cells, n_genes)``.
+
+    Raises
+    ------
+    TypeError
+        It is neither a scipy matrix nor a numpy array.
+    ValueError
+        It holds no numbers.
+    """
+    if isinstance(matrix, pd.DataFrame):
+        matrix = matrix.to_numpy()
+    if not (sparse.issparse(matrix) or isinstance(matrix, np.ndarray)):
+        raise TypeError(
+            f"{what} is a {type(matrix).__name__}; load it into memory first (numpy array or scipy sparse matrix)"
+        )
+    if matrix.dtype.kind not in "biuf":
+        raise ValueError(f"{what} holds {matrix.dtype} values; raw counts are numbers")
+    return sparse.csr_matrix(matrix)
+
+
+def check_values(values: np.ndarray, what: str) -> ValueSummary:
+    """Look at every stored value, in blocks, so that no copy of the matrix is made.
+
+    Raises
+    ------
+    ValueError
+        A value is negative, infinite or not a number.
+    """
+    maximum, fraction = 0.0, None
+    for start in range(0, len(values), _BLOCK):
+        block = values[start : start + _BLOCK]
+        low, high = float(block.min()), float(block.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError(f"{what} holds NaN or infinite values; raw counts are needed")
+        if low < 0:
+            raise ValueError(
+                f"{what} holds negative values (smallest {low:.4g}): it was scaled or regressed, and neither counts nor "
+                "ranks can be had back from it. Raw counts are needed"
+            )
+        maximum = max(maximum, high)
+        if fraction is None and block.dtype.kind == "f":
+            broken = np.flatnonzero(block != np.floor(block))
+            fraction = float(block[broken[0]]) if len(broken) else None
+    return ValueSummary(maximum=maximum, integral=fraction is None, first_fraction=fraction)
+
+
+def raw_counts_hint(adata: AnnData, used: str) -> str:
+    """Return the sentence that says where raw counts seem to be instead, or nothing."""
+    places = {"X": adata.X, **{f"layer {name!r}": matrix for name, matrix in adata.layers.items()}}
+    options = {
+        "X": "leave --layer out",
+        **{f"layer {name!r}": f"pass --layer {name}" for name in adata.layers},
+    }
+    if adata.raw is not None:
+        places["raw"], options["raw"] = adata.raw.X, "pass --layer raw"
+    for name, matrix in places.items():
+        if name == used or matrix is None:
+            continue
+        values = matrix.data if sparse.issparse(matrix) else matrix
+        sample = np.asarray(
+            values[: min(1000, len(values))] if not sparse.issparse(matrix) else values[:100_000]
+        )
+        if (
+            sample.dtype.kind in "iuf"
+            and sample.size
+            and np.all((sample >= 0) & (sample == np.floor(sample)))
+        ):
+            return f" Raw counts seem to be in {name}: {options[name]}."
+    return ""
+
+
+def identifier_candidates(var: pd.DataFrame, gene_column: str | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield where the gene identifiers may be, most likely first, as (name, ``(n_genes,)`` str).
+
+    With `gene_column`, only that one (``index`` means ``var_names``). Otherwise ``ensembl_id``, ``var_names`` where most
+    are Ensembl IDs, ``gene_ids``, any other column of Ensembl IDs, ``var_names`` as symbols, columns that usually
+    hold symbols.
+
+    Raises
+    ------
+    ValueError
+        `gene_column` is not a column of var.
+    """
+    if gene_column is not None:
+        if gene_column not in var.columns and gene_column not in {"index", var.index.name}:
+            raise ValueError(
+                f"var has no column {gene_column!r}; columns there: {', '.join(map(str, var.columns)) or 'none'} "
+                "(and index, the var_names)"
+            )
+        yield _named(var, gene_column)
+        return
+    yielded = set()
+    ensembl = [str(name) for name in var.columns if _mostly_ensembl(var[name])]
+    names_first = ["index"] if _mostly_ensembl(var.index.to_series()) else []
+    order = ["ensembl_id", *names_first, "gene_ids", *ensembl, "index", *SYMBOL_COLUMNS]
+    for name in order:
+        if name not in yielded and (name == "index" or name in var.columns):
+            yielded.add(name)
+            yield _named(var, name)
+
+
+def _named(var: pd.DataFrame, name: str) -> tuple[str, np.ndarray]:
+    values = var[name] if name in var.columns else var.index.to_series()
+    label = f"var[{name!r}]" if name in var.columns else "var_names"
+    texts = values.astype(object).where(values.notna().to_numpy(), "")
+    return label, texts.astype(str).to_numpy(dtype=object)
+
+
+def _mostly_ensembl(values: pd.Series) -> bool:
+    if values.dtype.kind in "biufc":
+        return False
+    sample = values.iloc[:: max(1, len(values) // 1000)].astype(str).str.upper()
+    return bool(sample.str.fullmatch(ENSEMBL_ID).mean() > 0.5)
