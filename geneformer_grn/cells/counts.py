@@ -15,10 +15,15 @@ import pandas as pd
 from scipy import sparse
 
 from geneformer_grn._runtime import logger
-from geneformer_grn.cells.opening import (
-    LARGEST_LOG1P, ValueSummary, as_csr, check_values, choose_matrix, raw_counts_hint, read_h5ad,
-)  # fmt: skip
 from geneformer_grn.cells.matching import known_genes, map_identifiers, row_sums
+from geneformer_grn.cells.opening import (
+    as_csr,
+    check_values,
+    choose_matrix,
+    read_h5ad,
+    refuse_normalised,
+    undo_normalisation,
+)  # fmt: skip
 from geneformer_grn.genes.mapping import GeneMapping
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
@@ -43,8 +48,8 @@ class ReadSettings:
     counts_column
         obs column with each cell's total counts; None: see :func:`read_counts`.
     allow_normalised
-        Accept fractions: log1p is undone where values look like it, after which the order of genes is that of the
-        raw counts, since a cell's scale factor cancels.
+        Accept fractions: log1p is undone where values look like it, after which the order of genes is that of
+        the raw counts, since a cell's scale factor cancels.
     sum_duplicates
         Add up an Ensembl ID that occurs more than once, instead of refusing the file.
     drop_empty
@@ -66,7 +71,8 @@ class CellCounts:
     Parameters
     ----------
     matrix
-        ``(n, n_columns)`` csr, float32 (float64 where float32 would round); columns ascending by token, no stored zeros.
+        ``(n, n_columns)`` csr, float32 (float64 where float32 would round); columns ascending by token, no
+        stored zeros.
     column_tokens
         ``(n_columns,)`` int32 token of each column.
     n_counts
@@ -119,9 +125,9 @@ def read_counts(
     Returns
     -------
     CellCounts
-        Cells with ``obs["filter_pass"] == 1`` where that column exists (as the reference), else all. Total counts
-        come from the counts column; without one, from ``obs["n_counts"]`` in the settings v1 and v2 (as the reference;
-        it may count genes the file does not hold), else from the file.
+        Cells with ``obs["filter_pass"] == 1`` where that column exists (as the reference), else all. Total
+        counts come from the counts column; without one, from ``obs["n_counts"]`` in the settings v1 and v2
+        (as the reference; it may count genes the file does not hold), else from the file.
 
     Raises
     ------
@@ -147,11 +153,12 @@ def read_counts(
     matrix = matrix if n_filtered == 0 else matrix[passing]
     summary = check_values(matrix.data, what)
     if not summary.integral:
-        _check_normalised(adata, label, what, summary, settings)
-        matrix = _undo_normalisation(matrix, what, summary)
+        if not settings.allow_normalised:
+            refuse_normalised(adata, label, what=what, summary=summary)
+        matrix = undo_normalisation(matrix, what, summary)
     mapping, identifiers = map_identifiers(
-        adata, var, vocabulary=vocabulary, gene_column=settings.gene_column, sum_duplicates=settings.sum_duplicates,
-        name=name,
+        adata, var, vocabulary=vocabulary, gene_column=settings.gene_column,
+        sum_duplicates=settings.sum_duplicates, name=name,
     )  # fmt: skip
     known, column_tokens = known_genes(matrix, mapping.tokens, integral=summary.integral)
     totals = row_sums(matrix)
@@ -160,12 +167,9 @@ def read_counts(
     chosen = _sample(filled, n_cells, seed)
     kept = passing[chosen]
     n_counts, counts_from = _total_counts(
-        adata.obs.iloc[kept],
-        totals[chosen],
-        settings,
-        setting=vocabulary.setting,
-        normalised=not summary.integral,
-    )
+        adata.obs.iloc[kept], totals[chosen], settings,
+        setting=vocabulary.setting, normalised=not summary.integral,
+    )  # fmt: skip
     report = {
         **mapping.report, "naming": mapping.naming, "identifiers": identifiers, "matrix": label,
         "n_cells_file": adata.n_obs, "n_cells": len(kept), "n_dropped_filter": n_filtered,
@@ -174,8 +178,8 @@ def read_counts(
     }  # fmt: skip
     logger.info(
         "%s: %s cells, %s of %s genes known (%s in %s), %.1f %% of counts outside the vocabulary",
-        name, f"{len(kept):,}", f"{int((mapping.tokens >= 0).sum()):,}", f"{len(mapping.tokens):,}", mapping.naming,
-        identifiers, 100 * lost,
+        name, f"{len(kept):,}", f"{int((mapping.tokens >= 0).sum()):,}", f"{len(mapping.tokens):,}",
+        mapping.naming, identifiers, 100 * lost,
     )  # fmt: skip
     return CellCounts(
         matrix=known if len(chosen) == known.shape[0] else known[chosen],
@@ -206,42 +210,13 @@ def _open(source: Path | str | AnnData) -> tuple[AnnData, str]:
 
 
 def _filter_pass(obs: pd.DataFrame, name: str) -> tuple[np.ndarray, int]:
-    """Return the row numbers with ``filter_pass == 1`` (all where there is no such column) and how many others."""
+    """Return the row numbers with ``filter_pass == 1`` (all without that column), and how many others."""
     if "filter_pass" not in obs:
         return np.arange(len(obs), dtype=np.int64), 0
     passing = np.flatnonzero((obs["filter_pass"].astype(str).isin(["1", "1.0", "True"])).to_numpy())
     if len(passing) == 0:
         raise ValueError(f"{name}: no cell has obs['filter_pass'] == 1; drop that column to read all cells")
     return passing.astype(np.int64), len(obs) - len(passing)
-
-
-def _check_normalised(
-    adata: AnnData, label: str, what: str, summary: ValueSummary, settings: ReadSettings
-) -> None:
-    if settings.allow_normalised:
-        return
-    kind = "log-normalised" if summary.maximum < LARGEST_LOG1P else "normalised"
-    raise ValueError(
-        f"{what} holds fractions (first {summary.first_fraction:.4g}, largest {summary.maximum:.4g}) and looks {kind}; "
-        f"raw counts are needed.{raw_counts_hint(adata, label)} Without them, pass --allow-normalised: the order of a "
-        "cell's genes mostly survives"
-    )
-
-
-def _undo_normalisation(matrix: sparse.csr_matrix, what: str, summary: ValueSummary) -> sparse.csr_matrix:
-    """Undo log1p where the values look like it: division by medians does not commute with the logarithm."""
-    if summary.maximum >= LARGEST_LOG1P:
-        logger.warning(
-            "%s is normalised, not logarithmic; a cell's scale cancels, so the order of genes survives", what
-        )
-        return matrix
-    logger.warning(
-        "%s looks log-normalised (largest %.4g): log1p is undone, after which a cell's scale cancels and the order "
-        "of genes is that of its counts, unless more than a scale per cell was changed",
-        what, summary.maximum,
-    )  # fmt: skip
-    data = np.expm1(matrix.data, dtype=np.float64)
-    return sparse.csr_matrix((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def _check_lost(totals: np.ndarray, known: np.ndarray, mapping: GeneMapping, name: str) -> float:
@@ -303,7 +278,7 @@ def _total_counts(
     wrong = int((~(np.isfinite(values) & (values > 0))).sum())
     if wrong:
         raise ValueError(
-            f"obs[{column!r}] is not a positive number in {wrong:,} of {len(values):,} cells; name another column by "
-            "--counts-column, or repair it"
+            f"obs[{column!r}] is not a positive number in {wrong:,} of {len(values):,} cells; name another "
+            "column by --counts-column, or repair it"
         )
     return values, f"obs[{column!r}]"

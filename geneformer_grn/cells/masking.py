@@ -76,7 +76,8 @@ def mask_cell(
     gene_positions = np.flatnonzero(input_ids >= vocabulary.n_special)
     if len(gene_positions) == 0:
         raise ValueError(f"cell {cell} holds no gene, so nothing of it can be masked")
-    # Philox takes the three numbers as they are: key and counter, no hashing, a stream of its own for each cell.
+    # Philox takes the three numbers as they are: key and counter, no hashing, a stream of its own for each
+    # cell.
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, cell]))
     draws = generator.random(len(gene_positions))
     chosen = draws < settings.rate

@@ -1,11 +1,13 @@
 """From a file's genes to the vocabulary's: which column is which token, and the matrix over tokens.
 
-Columns that mean one gene are summed, which is what an aligner would have counted; an Ensembl ID that stands twice
-in a file is refused instead, since identifiers are unique and a repeat means that tables were joined wrongly.
+Columns that mean one gene are summed, which is what an aligner would have counted; an Ensembl ID that stands
+twice in a file is refused instead, since identifiers are unique and a repeat means that tables were joined
+wrongly.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,8 +48,8 @@ def map_identifiers(
     looked = ", ".join(f"{label} (first: {first!r})" for label, first in tried.items())
     raise ValueError(
         f"{name}: 0 of {len(var):,} genes match the vocabulary (setting {vocabulary.setting!r}, "
-        f"{len(vocabulary) - vocabulary.n_special:,} genes); looked in {looked}. It needs Ensembl IDs or gene symbols of "
-        "its species: pass --gene-column COLUMN, or run gg.pp.map_genes(adata)"
+        f"{len(vocabulary) - vocabulary.n_special:,} genes); looked in {looked}. It needs Ensembl IDs or "
+        "gene symbols of its species: pass --gene-column COLUMN, or run gg.pp.map_genes(adata)"
     )
 
 
@@ -58,8 +60,9 @@ def check_duplicates(identifiers: np.ndarray, label: str, name: str) -> None:
     times = ids.value_counts()
     if len(times) and times.iloc[0] > 1:
         raise ValueError(
-            f"{name}: {times.index[0]} occurs {times.iloc[0]} times in {label} ({int((times > 1).sum()):,} duplicated Ensembl "
-            "IDs). Keep one row of each gene, or pass --sum-duplicates to add their counts up"
+            f"{name}: {times.index[0]} occurs {times.iloc[0]} times in {label} ({int((times > 1).sum()):,} "
+            "duplicated Ensembl IDs). Keep one row of each gene, or pass --sum-duplicates to add their "
+            "counts up"
         )
 
 
@@ -77,7 +80,7 @@ def known_genes(
     # Blocks of rows keep the temporary arrays small next to the matrix itself.
     cuts = np.searchsorted(matrix.indptr, np.arange(0, matrix.nnz + _ROWS_VALUES, _ROWS_VALUES))
     cuts = np.unique(np.concatenate([[0], np.minimum(cuts, matrix.shape[0]), [matrix.shape[0]]]))
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in pairwise(cuts):
         values = slice(matrix.indptr[start], matrix.indptr[stop])
         data, columns = matrix.data[values], column_of[matrix.indices[values]]
         keep = (columns >= 0) & (data != 0)

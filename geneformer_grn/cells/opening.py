@@ -17,12 +17,15 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from geneformer_grn._runtime import logger
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
 ENSEMBL_ID = r"ENS[A-Z]{0,4}G\d{6,}(\.\d+)?(_PAR_Y)?"
 SYMBOL_COLUMNS = (
-    "gene_symbol", "gene_symbols", "symbol", "gene_name", "gene_names", "feature_name", "gene_short_name", "gene",
+    "gene_symbol", "gene_symbols", "symbol", "gene_name", "gene_names", "feature_name", "gene_short_name",
+    "gene",
 )  # fmt: skip
 # exp(20) counts of one gene in one cell do not exist: larger values cannot be logarithms of counts.
 LARGEST_LOG1P = 20.0
@@ -76,8 +79,9 @@ def read_h5ad(path: Path | str) -> AnnData:
         raise ValueError(f"{path} {kind}: {error}") from error
     if not {"obs", "var"} <= keys:
         raise ValueError(
-            f"{path} is an HDF5 file, but not an .h5ad: it holds {sorted(keys)[:5]} and no obs and var. Read it with "
-            "the tool that made it (10x files: scanpy.read_10x_h5) and write it with AnnData.write_h5ad"
+            f"{path} is an HDF5 file, but not an .h5ad: it holds {sorted(keys)[:5]} and no obs and var. "
+            "Read it with the tool that made it (10x files: scanpy.read_10x_h5) and write it with "
+            "AnnData.write_h5ad"
         )
     try:
         with warnings.catch_warnings():
@@ -137,7 +141,8 @@ def as_csr(matrix: Any, what: str) -> sparse.csr_matrix:
         matrix = matrix.to_numpy()
     if not (sparse.issparse(matrix) or isinstance(matrix, np.ndarray)):
         raise TypeError(
-            f"{what} is a {type(matrix).__name__}; load it into memory first (numpy array or scipy sparse matrix)"
+            f"{what} is a {type(matrix).__name__}; load it into memory first (numpy array or scipy sparse "
+            "matrix)"
         )
     if matrix.dtype.kind not in "biuf":
         raise ValueError(f"{what} holds {matrix.dtype} values; raw counts are numbers")
@@ -160,14 +165,40 @@ def check_values(values: np.ndarray, what: str) -> ValueSummary:
             raise ValueError(f"{what} holds NaN or infinite values; raw counts are needed")
         if low < 0:
             raise ValueError(
-                f"{what} holds negative values (smallest {low:.4g}): it was scaled or regressed, and neither counts nor "
-                "ranks can be had back from it. Raw counts are needed"
+                f"{what} holds negative values (smallest {low:.4g}): it was scaled or regressed, and "
+                "neither counts nor ranks can be had back from it. Raw counts are needed"
             )
         maximum = max(maximum, high)
         if fraction is None and block.dtype.kind == "f":
             broken = np.flatnonzero(block != np.floor(block))
             fraction = float(block[broken[0]]) if len(broken) else None
     return ValueSummary(maximum=maximum, integral=fraction is None, first_fraction=fraction)
+
+
+def refuse_normalised(adata: AnnData, label: str, *, what: str, summary: ValueSummary) -> None:
+    """Raise the ValueError that says why fractions are no counts, and where counts seem to be instead."""
+    kind = "log-normalised" if summary.maximum < LARGEST_LOG1P else "normalised"
+    raise ValueError(
+        f"{what} holds fractions (first {summary.first_fraction:.4g}, largest {summary.maximum:.4g}) and looks "
+        f"{kind}; raw counts are needed.{raw_counts_hint(adata, label)} Without them, pass "
+        "--allow-normalised: the order of a cell's genes mostly survives"
+    )
+
+
+def undo_normalisation(matrix: sparse.csr_matrix, what: str, summary: ValueSummary) -> sparse.csr_matrix:
+    """Undo log1p where the values look like it: division by medians does not commute with the logarithm."""
+    if summary.maximum >= LARGEST_LOG1P:
+        logger.warning(
+            "%s is normalised, not logarithmic; a cell's scale cancels, so the order of genes survives", what
+        )
+        return matrix
+    logger.warning(
+        "%s looks log-normalised (largest %.4g): log1p is undone, after which a cell's scale cancels and the "
+        "order of genes is that of its counts, unless more than a scale per cell was changed",
+        what, summary.maximum,
+    )  # fmt: skip
+    data = np.expm1(matrix.data, dtype=np.float64)
+    return sparse.csr_matrix((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def raw_counts_hint(adata: AnnData, used: str) -> str:
@@ -198,9 +229,9 @@ def raw_counts_hint(adata: AnnData, used: str) -> str:
 def identifier_candidates(var: pd.DataFrame, gene_column: str | None) -> Iterator[tuple[str, np.ndarray]]:
     """Yield where the gene identifiers may be, most likely first, as (name, ``(n_genes,)`` str).
 
-    With `gene_column`, only that one (``index`` means ``var_names``). Otherwise ``ensembl_id``, ``var_names`` where most
-    are Ensembl IDs, ``gene_ids``, any other column of Ensembl IDs, ``var_names`` as symbols, columns that usually
-    hold symbols.
+    With `gene_column`, only that one (``index`` means ``var_names``). Otherwise ``ensembl_id``, ``var_names``
+    where most are Ensembl IDs, ``gene_ids``, any other column of Ensembl IDs, ``var_names`` as symbols,
+    columns that usually hold symbols.
 
     Raises
     ------
@@ -210,8 +241,8 @@ def identifier_candidates(var: pd.DataFrame, gene_column: str | None) -> Iterato
     if gene_column is not None:
         if gene_column not in var.columns and gene_column not in {"index", var.index.name}:
             raise ValueError(
-                f"var has no column {gene_column!r}; columns there: {', '.join(map(str, var.columns)) or 'none'} "
-                "(and index, the var_names)"
+                f"var has no column {gene_column!r}; columns there: "
+                f"{', '.join(map(str, var.columns)) or 'none'} (and index, the var_names)"
             )
         yield _named(var, gene_column)
         return

@@ -1,8 +1,9 @@
 """The sort behind the ranking: exact, stable, on the bits of 64-bit keys.
 
-Positive doubles order as their bit patterns do. Two radix passes over the 22 highest bits that differ within a cell
-bring nearly every gene to its place, an insertion sort on the whole key finishes; where too many keys share those
-bits, six passes sort all 64. Compiled with numba on first use, and kept on disk where that can be written.
+Positive doubles order as their bit patterns do. Two radix passes over the 22 highest bits that differ within
+a cell bring nearly every gene to its place, an insertion sort on the whole key finishes; where too many keys
+share those bits, six passes sort all 64. Compiled with numba on first use, and kept on disk where that can be
+written.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ sort_cell = compiled(_sort_cell)
 def _sort_cells(ratios, tokens, offsets):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Sort the tokens of each cell in place by descending ratio.
 
-    `ratios` is ``(nnz,)`` float64 > 0, `tokens` ``(nnz,)`` uint16 ascending within a cell, `offsets` ``(n+1,)`` int64.
+    `ratios` is ``(nnz,)`` float64 > 0, `tokens` ``(nnz,)`` uint16 ascending within a cell, `offsets`
+    ``(n+1,)`` int64.
     """
     longest = 0
     for cell in range(len(offsets) - 1):

@@ -1,18 +1,22 @@
 """Rank-value encoding: a cell is the list of its genes, ordered by count over the gene's non-zero median.
 
-Method of Geneformer (Theodoris et al., Nature 2023). The order of ``count / n_counts * target_sum / median`` within a cell
-is that of ``count / median``, which is what is sorted, in float64: float32 swaps genes that are not tied. Ties
-come in ascending token id, so that a ranking is one thing on every machine.
+Method of Geneformer (Theodoris et al., Nature 2023). The order of ``count / n_counts * target_sum / median``
+within a cell is that of ``count / median``, which is what is sorted, in float64: float32 swaps genes that are
+not tied. Ties come in ascending token id, so that a ranking is one thing on every machine.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geneformer_grn.cells.counts import CellCounts
 from geneformer_grn.genes.vocabulary import GeneVocabulary
+
+if TYPE_CHECKING:
+    from geneformer_grn.cells.counts import CellCounts
 
 _BLOCK_VALUES = 1 << 23
 
@@ -49,12 +53,13 @@ class RankedCells:
 
 
 def rank_cells(counts: CellCounts, vocabulary: GeneVocabulary) -> RankedCells:
-    """Rank the genes of each cell by ``float64(count) / float64(median)``, descending; ties by ascending token id.
+    """Rank the genes of each cell by ``float64(count) / float64(median)``; ties by ascending token id.
 
     Parameters
     ----------
     counts
-        Checked counts over the vocabulary's genes, as :func:`geneformer_grn.cells.counts.read_counts` gives them.
+        Checked counts over the vocabulary's genes, as :func:`geneformer_grn.cells.counts.read_counts` gives
+        them.
     vocabulary
         The vocabulary they were read with.
 
@@ -78,7 +83,7 @@ def rank_cells(counts: CellCounts, vocabulary: GeneVocabulary) -> RankedCells:
     # Blocks of cells, so that the float64 ratios never hold the whole matrix.
     cuts = np.searchsorted(offsets, np.arange(0, matrix.nnz + _BLOCK_VALUES, _BLOCK_VALUES))
     cuts = np.unique(np.concatenate([[0], np.minimum(cuts, len(counts)), [len(counts)]]))
-    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+    for first, last in pairwise(cuts):
         values = slice(offsets[first], offsets[last])
         ratios = matrix.data[values].astype(np.float64) / medians[matrix.indices[values]]
         sort_cells(ratios, tokens[values], offsets[first : last + 1] - offsets[first])

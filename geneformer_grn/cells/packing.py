@@ -1,0 +1,156 @@
+"""Packed batches: cells laid end to end in one row of tokens, told apart by their offsets, nothing padded.
+
+Padding a batch of single cells wastes a third to half of all computation, because lengths differ by a factor
+of ten. Packing wastes nothing; the price is an attention function that honours the offsets
+(:mod:`geneformer_grn.model.attention`). Batches are budgets of tokens, not numbers of cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from geneformer_grn.cells.masking import IGNORED
+
+
+@dataclass(frozen=True, eq=False)
+class PackedBatch:
+    """Cells in one row of tokens.
+
+    Parameters
+    ----------
+    input_ids
+        ``(1, T)`` int64.
+    position_ids
+        ``(1, T)`` int64; start again with every cell.
+    labels
+        ``(1, T)`` int64; -100 where nothing is asked.
+    cu_seqlens
+        ``(N+1,)`` int32; cell `i` is ``[cu_seqlens[i], cu_seqlens[i + 1])``.
+    max_seqlen
+        Tokens of the longest cell.
+    masked_index
+        ``(M,)`` int64 positions in ``[0, T)`` whose label is asked for.
+    cell_index
+        ``(N,)`` int64 row of each cell in its source; -1 for a cell that only keeps a process busy.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    labels: torch.Tensor
+    cu_seqlens: torch.Tensor
+    max_seqlen: int
+    masked_index: torch.Tensor
+    cell_index: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.cell_index)
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens, `T`."""
+        return int(self.input_ids.shape[1])
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """Return the batch on `device`."""
+        moved = {item.name: getattr(self, item.name) for item in fields(self)}
+        return PackedBatch(
+            **{
+                name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+                for name, value in moved.items()
+            }
+        )
+
+
+def pack(
+    sequences: Sequence[np.ndarray],
+    *,
+    position_ids: Sequence[np.ndarray] | None = None,
+    labels: Sequence[np.ndarray] | None = None,
+    cell_index: np.ndarray | Sequence[int] | None = None,
+) -> PackedBatch:
+    """Lay model inputs end to end.
+
+    Parameters
+    ----------
+    sequences
+        One integer array ``(l_i,)`` per cell, none of them empty.
+    position_ids
+        Positions of each cell's tokens, same lengths; default 0, 1, 2, ...
+    labels
+        Labels of each cell's tokens, same lengths; default nothing asked.
+    cell_index
+        Where each cell comes from; default 0, 1, 2, ...
+
+    Raises
+    ------
+    ValueError
+        There are no cells, one is empty, or lengths differ.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    if len(lengths) == 0 or lengths.min() == 0:
+        raise ValueError(f"cannot pack {len(lengths)} cells of which {int((lengths == 0).sum())} are empty")
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.concatenate(sequences).astype(np.int64, copy=False)
+    positions = _joined(position_ids, lengths, "position_ids")
+    if positions is None:
+        positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    asked = _joined(labels, lengths, "labels")
+    asked = np.full(offsets[-1], IGNORED, dtype=np.int64) if asked is None else asked
+    index = np.arange(len(lengths)) if cell_index is None else np.asarray(cell_index, dtype=np.int64)
+    if len(index) != len(lengths):
+        raise ValueError(f"{len(lengths)} cells are packed, but {len(index)} cell indices given")
+    return PackedBatch(
+        input_ids=torch.from_numpy(ids)[None],
+        position_ids=torch.from_numpy(positions)[None],
+        labels=torch.from_numpy(asked)[None],
+        cu_seqlens=torch.from_numpy(offsets.astype(np.int32)),
+        max_seqlen=int(lengths.max()),
+        masked_index=torch.from_numpy(np.flatnonzero(asked != IGNORED)),
+        cell_index=torch.from_numpy(index),
+    )
+
+
+def _joined(parts: Sequence[np.ndarray] | None, lengths: np.ndarray, name: str) -> np.ndarray | None:
+    if parts is None:
+        return None
+    if [len(part) for part in parts] != lengths.tolist():
+        raise ValueError(f"{name} do not have the lengths of the cells they belong to")
+    return np.concatenate(parts).astype(np.int64, copy=False)
+
+
+def plan_by_budget(lengths: np.ndarray | Sequence[int], token_budget: int) -> list[np.ndarray]:
+    """Group cells for inference: longest first, so that what does not fit in memory fails at once.
+
+    Parameters
+    ----------
+    lengths
+        ``(n,)`` tokens of each cell.
+    token_budget
+        Tokens that a group holds at most; a longer cell makes a group of its own.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        int64 indices into `lengths`; every cell is in one group.
+
+    Raises
+    ------
+    ValueError
+        The budget is below one token.
+    """
+    if token_budget < 1:
+        raise ValueError(f"the token budget is {token_budget}; at least 1 is needed")
+    lengths = np.asarray(lengths, dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    ends = np.cumsum(lengths[order])
+    groups = []
+    start, before = 0, 0
+    while start < len(order):
+        stop = max(start + 1, int(np.searchsorted(ends, before + token_budget, side="right")))
+        groups.append(order[start:stop])
+        start, before = stop, int(ends[stop - 1])
+    return groups
