@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import BertForMaskedLM
 
 from geneformer_grn._runtime import Precision, choose_device
+from geneformer_grn.cells.batches import PackedBatch
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.attention import PACKED_ATTENTION, AttentionCapture, register_attention
 from geneformer_grn.model.checkpoint import (
@@ -28,9 +29,6 @@ from geneformer_grn.model.checkpoint import (
     resolve_checkpoint,
     save_checkpoint,
 )
-
-if TYPE_CHECKING:
-    from geneformer_grn.cells.batches import PackedBatch
 
 __all__ = [
     "Encoder",

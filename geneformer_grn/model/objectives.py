@@ -7,19 +7,14 @@ steps together.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import BertForMaskedLM
 
+from geneformer_grn.cells.batches import PackedBatch
+from geneformer_grn.cells.masking import IGNORED
 from geneformer_grn.model.encoder import masked_head, packed_states
-
-if TYPE_CHECKING:
-    from geneformer_grn.cells.batches import PackedBatch
-
-IGNORED = -100
 
 
 def masked_language_loss(model: BertForMaskedLM, batch: PackedBatch) -> tuple[Tensor, Tensor]:
