@@ -1,0 +1,209 @@
+"""The passes themselves: edits built lazily, chunked by tokens, encoded in packed batches, read off.
+
+A pass is one cell through the encoder. Memory is bounded by the chunk: its edits, and the states of the
+unperturbed cells they are compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from geneformer_grn.cells.batches import pack, plan_by_budget
+from geneformer_grn.cells.ranking import RankedCells, model_input
+from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.model.encoder import Encoder
+from geneformer_grn.perturbation.edits import EDITS, Edit, InputLayout
+from geneformer_grn.perturbation.readouts import (
+    GeneShifts,
+    affected_genes,
+    aligned_cosines,
+    flat_index,
+    pooled_states,
+    segment_means,
+    state_cosines,
+)
+from geneformer_grn.perturbation.requests import PerturbSettings, Request
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One perturbed cell to encode.
+
+    Parameters
+    ----------
+    row
+        Where its result goes.
+    request
+        Number of the request.
+    edit
+        The perturbed input and its alignment.
+    cell_ids
+        ``(L,)`` int64 model input of the unperturbed cell.
+    original
+        What identifies the unperturbed input it is compared with: the cell, and the positions left out of it.
+    counted
+        Whether it enters the gene shifts (null perturbations do not).
+    """
+
+    row: int
+    request: int
+    edit: Edit
+    cell_ids: np.ndarray
+    original: tuple[int, bytes]
+    counted: bool
+
+    def original_ids(self) -> np.ndarray:
+        """Return the ``(L - c,)`` unperturbed input this task is compared with."""
+        return np.delete(self.cell_ids, self.edit.original_dropped)
+
+
+def make_tasks(
+    vocabulary: GeneVocabulary,
+    ranked: RankedCells,
+    requests: Sequence[Request],
+    pairs: tuple[np.ndarray, np.ndarray],
+) -> Iterator[Task | None]:
+    """Yield the task of every (request, cell) pair, cell after cell; None where the cell lacks the gene.
+
+    Parameters
+    ----------
+    vocabulary, ranked, requests
+        As in `perturb_cells`.
+    pairs
+        Two ``(n,)`` int64 arrays: number of the request, row of the cell.
+    """
+    layout = InputLayout.of(vocabulary)
+    request_of, cell_of = pairs
+    current, cell_ids = -1, np.empty(0, dtype=np.int64)
+    for row in np.argsort(cell_of, kind="stable"):
+        cell = int(cell_of[row])
+        if cell != current:
+            current, cell_ids = cell, model_input(ranked.cell(cell), vocabulary)
+        number = int(request_of[row])
+        request = requests[number]
+        edit = EDITS[request.kind](cell_ids, request.genes, layout)
+        if edit is None:
+            yield None
+            continue
+        yield Task(
+            row=int(row),
+            request=number,
+            edit=edit,
+            cell_ids=cell_ids,
+            original=(cell, edit.original_dropped.tobytes()),
+            counted=not request.is_null,
+        )
+
+
+def chunks(tasks: Iterable[Task | None], n_tokens: int) -> Iterator[tuple[list[Task], int]]:
+    """Yield runs of tasks of about `n_tokens` tokens, with how many pairs were gone through."""
+    held: list[Task] = []
+    tokens = seen = 0
+    for task in tasks:
+        seen += 1
+        if task is None:
+            continue
+        held.append(task)
+        tokens += len(task.edit.input_ids)
+        if tokens >= n_tokens:
+            yield held, seen
+            held, tokens, seen = [], 0, 0
+    if seen:
+        yield held, seen
+
+
+class PassEncoder:
+    """Encodes chunks of tasks and reads them off, keeping the unperturbed states between batches of a chunk.
+
+    Parameters
+    ----------
+    encoder, settings
+        As in `perturb_cells`.
+    states
+        ``(s, d)`` float64 mean states, or empty.
+    """
+
+    def __init__(self, encoder: Encoder, settings: PerturbSettings, states: np.ndarray) -> None:
+        self.n_encoded = 0
+        self.gene_shifts = GeneShifts(len(encoder.vocabulary))
+        self._encoder = encoder
+        self._settings = settings
+        self._pooling = settings.pooling_for(encoder.vocabulary)
+        self._layout = InputLayout.of(encoder.vocabulary)
+        self._states = states
+        self._originals: dict[tuple[int, bytes], torch.Tensor] = {}
+
+    def run(self, chunk: Sequence[Task]) -> Iterator[tuple[list[Task], np.ndarray]]:
+        """Yield each batch's tasks with their values ``(n, 1 + s)``: cell cosine, state differences."""
+        self._encode_originals(chunk)
+        lengths = np.array([len(task.edit.input_ids) for task in chunk], dtype=np.int64)
+        for group in plan_by_budget(lengths, self._settings.token_budget):
+            part = [chunk[i] for i in group]
+            edits = [task.edit for task in part]
+            after, starts = self._encode(
+                [edit.input_ids for edit in edits], [edit.position_ids for edit in edits]
+            )
+            yield part, self._read(part, after, starts)
+
+    def _encode(
+        self, sequences: list[np.ndarray], position_ids: list[np.ndarray] | None = None
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """Return the ``(T, d)`` states of packed sequences and the ``(n,)`` start of each."""
+        batch = pack(sequences, position_ids=position_ids).to(self._encoder.device)
+        states = self._encoder.hidden_states(batch, encoder_layer=self._settings.encoder_layer)
+        self.n_encoded += len(sequences)
+        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+        return states, np.cumsum(lengths) - lengths
+
+    def _encode_originals(self, chunk: Sequence[Task]) -> None:
+        """Hold the unperturbed states that `chunk` needs, and no others."""
+        needed = {task.original: task for task in chunk}
+        self._originals = {key: states for key, states in self._originals.items() if key in needed}
+        missing = [task for key, task in needed.items() if key not in self._originals]
+        inputs = [task.original_ids() for task in missing]
+        lengths = np.array([len(ids) for ids in inputs], dtype=np.int64)
+        for group in plan_by_budget(lengths, self._settings.token_budget):
+            states, starts = self._encode([inputs[i] for i in group])
+            for i, start in zip(group, starts, strict=True):
+                self._originals[missing[i].original] = states[start : start + lengths[i]]
+
+    def _read(self, part: list[Task], after: torch.Tensor, starts: np.ndarray) -> np.ndarray:
+        """Return the values ``(n, 1 + s)`` of one encoded batch, and add to the gene shifts."""
+        keys = list(dict.fromkeys(task.original for task in part))
+        before = torch.cat([self._originals[key] for key in keys])
+        sizes = np.array([len(self._originals[key]) for key in keys], dtype=np.int64)
+        start_of = dict(zip(keys, np.cumsum(sizes) - sizes, strict=True))
+        before_starts = np.array([start_of[task.original] for task in part], dtype=np.int64)
+        edits = [task.edit for task in part]
+        values = np.empty((len(part), 1 + len(self._states)))
+        if self._pooling == "mean" or "genes" in self._settings.readouts:
+            before_index, segment = flat_index([edit.original_index for edit in edits], before_starts)
+            after_index, _ = flat_index([edit.perturbed_index for edit in edits], starts)
+            cosines = aligned_cosines(before, after, before_index, after_index)
+            values[:, 0] = segment_means(cosines, segment, len(part))
+            if "genes" in self._settings.readouts:
+                self._count_genes(part, segment, cosines)
+        if self._pooling == "cls":
+            values[:, 0] = aligned_cosines(before, after, before_starts, starts)
+        if len(self._states):
+            genes = [self._layout.genes(len(edit.input_ids)) for edit in edits]
+            pooled_after = self._pool(after, genes, starts)
+            pooled_before = self._pool(before, [edit.original_pool for edit in edits], before_starts)
+            towards = state_cosines(pooled_after, self._states)
+            values[:, 1:] = towards - state_cosines(pooled_before, self._states)
+        return values
+
+    def _pool(self, states: torch.Tensor, genes: list[np.ndarray], starts: np.ndarray) -> np.ndarray:
+        """Return the ``(n, d)`` float64 pooled states: the mean over `genes`, or ``<cls>``."""
+        first = [np.zeros(1, dtype=np.int64)] * len(genes)
+        return pooled_states(states, first if self._pooling == "cls" else genes, starts)
+
+    def _count_genes(self, part: list[Task], segment: np.ndarray, cosines: np.ndarray) -> None:
+        request = np.array([task.request for task in part], dtype=np.int64)[segment]
+        counted = np.array([task.counted for task in part], dtype=bool)[segment]
+        affected = affected_genes([task.edit for task in part])
+        self.gene_shifts.add(request[counted], affected[counted], cosines[counted])
