@@ -174,7 +174,9 @@ def read_counts(
         **mapping.report, "naming": mapping.naming, "identifiers": identifiers, "matrix": label,
         "n_cells_file": adata.n_obs, "n_cells": len(kept), "n_dropped_filter": n_filtered,
         "n_dropped_empty": len(passing) - len(filled), "n_not_sampled": len(filled) - len(kept),
-        "share_counts_lost": lost, "normalised": not summary.integral, "n_counts_from": counts_from,
+        "share_counts_lost": lost, "counts_total": float(totals.sum()),
+        "counts_known": float(known.data.sum(dtype=np.float64)), "normalised": not summary.integral,
+        "n_counts_from": counts_from,
     }  # fmt: skip
     logger.info(
         "%s: %s cells, %s of %s genes known (%s in %s), %.1f %% of counts outside the vocabulary",

@@ -179,8 +179,8 @@ def refuse_normalised(adata: AnnData, label: str, *, what: str, summary: ValueSu
     """Raise the ValueError that says why fractions are no counts, and where counts seem to be instead."""
     kind = "log-normalised" if summary.maximum < LARGEST_LOG1P else "normalised"
     raise ValueError(
-        f"{what} holds fractions (first {summary.first_fraction:.4g}, largest {summary.maximum:.4g}) and looks "
-        f"{kind}; raw counts are needed.{raw_counts_hint(adata, label)} Without them, pass "
+        f"{what} holds fractions (first {summary.first_fraction:.4g}, largest {summary.maximum:.4g}) and "
+        f"looks {kind}; raw counts are needed.{raw_counts_hint(adata, label)} Without them, pass "
         "--allow-normalised: the order of a cell's genes mostly survives"
     )
 
