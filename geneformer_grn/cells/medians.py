@@ -8,7 +8,7 @@ are opened one at a time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,6 +206,7 @@ def build_vocabulary(
         "min_cells": settings.min_cells,
         "max_genes": settings.max_genes,
         "biotypes": list(settings.biotypes),
+        "read": asdict(settings.read),
         "medians": "exact median of the non-zero count / n_counts * target_sum over all cells, float64",
     }
     return _assemble(gene_ids[kept], collected.result()[kept], settings, provenance)

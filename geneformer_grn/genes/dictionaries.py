@@ -158,8 +158,8 @@ def import_dictionaries(folder: Path | str, setting: PublishedSetting) -> GeneVo
     without = [gene for gene in genes[n_special:] if not medians.get(gene, 0.0) > 0]
     if without:
         raise ValueError(
-            f"{files['gene_median_dictionary'].name} has no positive median for {len(without):,} tokens (first: "
-            f"{without[0]}); the dictionaries are of different releases"
+            f"{files['gene_median_dictionary'].name} has no positive median for {len(without):,} tokens "
+            f"(first: {without[0]}); the dictionaries are of different releases"
         )
     table = load_gene_table()
     known = set(genes[n_special:])
@@ -209,7 +209,7 @@ def _checked(path: Path, of: type) -> dict[str, Any]:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, numbers) or isinstance(value, bool):
             raise ValueError(
-                f"{path.name}: {key!r} leads to {value!r}; text leading to values of type {of.__name__} is needed"
+                f"{path.name}: {key!r} leads to {value!r}; text leading to {of.__name__} values is needed"
             )
     return content
 
