@@ -1,0 +1,163 @@
+"""Checkpoints of a run: complete or absent, never half written, and readable without running pickled code.
+
+A checkpoint is the folder ``checkpoints/step-00000123`` with ``state.pt`` (weights and optimizer moments) and
+``position.json`` (step, place in the data, config). Dropout and masks are drawn from the place in the data
+and the learning rate is a function of the step, so there is no generator and no scheduler to store. The
+folder is written under a temporary name and renamed: a kill at any moment leaves only complete ones.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geneformer_grn._runtime import atomic_path, logger, write_json
+from geneformer_grn.training.config import HARMLESS_KEYS
+
+FOLDER = "checkpoints"
+_UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come.
+
+    Parameters
+    ----------
+    step
+        Updates made.
+    epoch, batch
+        Place in the data: `batch` packed batches of this epoch are consumed, counted over all processes, so
+        that another number of processes can go on from here.
+    tokens
+        Tokens seen so far, over all processes.
+    best_loss
+        Lowest held-out loss so far; None before the first validation.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    tokens: int = 0
+    best_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read back: `model` and `optimizer` states on the CPU, the position, and the run's facts."""
+
+    model: dict[str, torch.Tensor]
+    optimizer: dict[int, Any]
+    position: Position
+    facts: dict[str, Any]
+
+
+def save_training_state(
+    out: Path,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    *,
+    facts: Mapping[str, Any],
+    keep_last: int,
+) -> Path:
+    """Write one checkpoint atomically and remove all but the newest `keep_last`.
+
+    Parameters
+    ----------
+    out
+        Folder of the run.
+    model
+        The bare model (not wrapped for several processes).
+    optimizer
+        Only its moments are stored; learning rate and decay come from the config at every start.
+    position
+        Where the run stands.
+    facts
+        The resolved config (flat) and what identifies the corpora, as `require_same_run` compares them.
+    keep_last
+        Number of checkpoints to keep, this one included.
+
+    Returns
+    -------
+    The checkpoint's folder.
+    """
+    folder = out / FOLDER / f"step-{position.step:08d}"
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()["state"]}
+        torch.save(state, temporary / "state.pt")
+        write_json(temporary / "position.json", {"position": asdict(position), "facts": dict(facts)})
+    for old in _folders(out)[keep_last:]:
+        shutil.rmtree(old)
+    return folder
+
+
+def load_newest(out: Path) -> Checkpoint | None:
+    """Read the newest checkpoint that can be read, going back over damaged ones with a warning.
+
+    Returns
+    -------
+    The checkpoint, or None where there is none.
+    """
+    for folder in _folders(out):
+        try:
+            content = json.loads((folder / "position.json").read_text(encoding="utf-8"))
+            state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+            return Checkpoint(
+                state["model"], state["optimizer"], Position(**content["position"]), content["facts"]
+            )
+        except _UNREADABLE as error:
+            logger.warning("checkpoint %s cannot be read (%s); trying the one before", folder.name, error)
+    return None
+
+
+def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's weights and moments into a bare model and its optimizer."""
+    model.load_state_dict(checkpoint.model)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})
+
+
+def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise if a run would go on with another config or on other data than it began with.
+
+    Raises
+    ------
+    ValueError
+        The message names every key that changed, with both values.
+    """
+    changed = [
+        f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*saved, *now})
+        if key not in HARMLESS_KEYS and saved.get(key) != now.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"this run cannot be resumed with another config: {'; '.join(changed)}. "
+            "Set these back, or start a new run in another folder."
+        )
+
+
+def holds_run(out: Path) -> bool:
+    """Return whether `out` already holds a run, finished or not."""
+    return bool(_folders(out)) or (out / "log.jsonl").exists() or (out / "model").exists()
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove what a killed process left under temporary names."""
+    for parent in (out, out / FOLDER):
+        for leftover in parent.glob(".geneformer-grn-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _folders(out: Path) -> list[Path]:
+    """Return the complete checkpoint folders, newest first."""
+    return sorted((out / FOLDER).glob("step-*"), reverse=True)

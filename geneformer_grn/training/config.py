@@ -1,0 +1,239 @@
+"""What a pretraining run is asked to do: frozen, typed, read from TOML, every unknown key refused.
+
+A config file is the record of a run, so a typo must not pass in silence: an unknown key stops the run and the
+nearest known key is named. The resolved config, defaults included, is written beside every output.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelSection(_Section):
+    """The shape of the encoder, a plain ``BertForMaskedLM``."""
+
+    n_layers: int = Field(default=4, ge=1)
+    hidden_size: int = Field(default=128, ge=1)
+    n_heads: int = Field(default=4, ge=1)
+    ffn_size: int = Field(default=512, ge=1)
+    activation: Literal["gelu", "relu"] = "gelu"
+    dropout: float = Field(
+        0.02, ge=0.0, lt=1.0, description="of hidden states; attention dropout is always 0"
+    )
+    initializer_range: float = Field(default=0.02, gt=0.0)
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> ModelSection:
+        if self.hidden_size % self.n_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of n_heads {self.n_heads}")
+        return self
+
+
+class DataSection(_Section):
+    """Which cells, and how they become batches."""
+
+    corpus: Path = Field(description="corpus folder written by `geneformer-grn tokenize`")
+    validation: Path | None = Field(
+        default=None, description="held-out corpus folder, of the same vocabulary"
+    )
+    token_budget: int = Field(default=16_384, ge=1, description="tokens in one packed batch of one process")
+    mask_rate: float = Field(default=0.15, gt=0.0, lt=1.0)
+    keep: float = Field(
+        default=0.1, ge=0.0, le=1.0, description="share of the chosen tokens left as they are"
+    )
+    random: float = Field(
+        default=0.1, ge=0.0, le=1.0, description="share of the chosen tokens replaced at random"
+    )
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> DataSection:
+        if self.keep + self.random > 1.0:
+            raise ValueError(
+                f"keep {self.keep} and random {self.random} are shares and add up to more than 1"
+            )
+        return self
+
+
+class OptimSection(_Section):
+    """AdamW with decoupled weight decay on matrices only."""
+
+    lr: float = Field(
+        default=1e-3, gt=0.0, description="peak learning rate, reached at the end of the warm-up"
+    )
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = Field(default=1e-8, gt=0.0)
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    warmup_steps: int = Field(default=200, ge=0)
+    schedule: Literal["cosine", "linear"] = "cosine"
+    final_lr_share: float = Field(default=0.0, ge=0.0, le=1.0, description="learning rate at the end / peak")
+    clip_norm: float = Field(default=1.0, gt=0.0, description="largest global gradient norm")
+    accumulation: int = Field(default=1, ge=1, description="packed batches of one process in one step")
+
+
+class RunSection(_Section):
+    """How long, on what, and what is kept."""
+
+    epochs: float | None = Field(
+        default=None, gt=0.0, description="passes over the corpus; or give max_steps"
+    )
+    max_steps: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of one process; default: torch's choice"
+    )
+    log_every: int = Field(
+        default=10, ge=1, description="steps between two reads of the metrics off the device"
+    )
+    validate_every: int = Field(default=1_000, ge=1)
+    validation_cells: int = Field(
+        default=2_000, ge=1, description="cells of the held-out corpus that are scored"
+    )
+    checkpoint_every: int = Field(default=500, ge=1)
+    keep_last: int = Field(default=2, ge=1)
+    max_minutes: float | None = Field(
+        None, gt=0.0, description="save, and end, after so long; --resume goes on"
+    )
+    tracker: Literal["off", "wandb"] = "off"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> RunSection:
+        if (self.epochs is None) == (self.max_steps is None):
+            raise ValueError("give either run.epochs or run.max_steps")
+        return self
+
+
+class PretrainConfig(_Section):
+    """One pretraining run: ``[model]``, ``[data]``, ``[optim]`` and ``[run]`` of a TOML file."""
+
+    model: ModelSection = ModelSection()
+    data: DataSection
+    optim: OptimSection = OptimSection()
+    run: RunSection
+
+
+# What may differ when a run is resumed: the steps made so far would have been the same, or (a longer or
+# shorter run) differ in nothing but the learning rate's decline.
+# Paths may too: the corpora are compared by their content (see `checkpoints.require_same_run`).
+HARMLESS_KEYS = frozenset(
+    {
+        "data.corpus",
+        "data.validation",
+        "run.epochs",
+        "run.max_steps",
+        "run.device",
+        "run.threads",
+        "run.log_every",
+        "run.validate_every",
+        "run.validation_cells",
+        "run.checkpoint_every",
+        "run.keep_last",
+        "run.max_minutes",
+        "run.tracker",
+    }
+)
+
+
+def read_config(path: Path | str, overrides: Sequence[str] = ()) -> PretrainConfig:
+    """Read a config file and lay ``key=value`` overrides over it.
+
+    Parameters
+    ----------
+    path
+        TOML file with the sections of `PretrainConfig`. Relative paths in it are taken from the working
+        directory, as on the command line.
+    overrides
+        ``section.key=value``, the value as TOML writes it; what is no TOML is taken as a string. An override
+        of ``run.max_steps`` takes ``run.epochs`` away, and the other way round.
+
+    Returns
+    -------
+    The checked config.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is no TOML, a key is unknown (the nearest known one is named), or a value does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no config file {path}")
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} is not a TOML file: {error}") from error
+    for override in overrides:
+        _lay_over(content, override)
+    try:
+        return PretrainConfig.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path.name}: " + "; ".join(_complaints(error))) from error
+
+
+def flat_config(config: PretrainConfig) -> dict[str, Any]:
+    """Return `config` as one level of ``section.key``; paths as names: outputs record no folders."""
+    return {
+        f"{section}.{key}": value.name if isinstance(value, Path) else value
+        for section, keys in config.model_dump().items()
+        for key, value in keys.items()
+    }
+
+
+def known_keys() -> list[str]:
+    """Return every ``section.key`` that a config may hold."""
+    sections: dict[str, type[BaseModel]] = {
+        "model": ModelSection,
+        "data": DataSection,
+        "optim": OptimSection,
+        "run": RunSection,
+    }
+    return [f"{name}.{key}" for name, section in sections.items() for key in section.model_fields]
+
+
+def _lay_over(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and name):
+        raise ValueError(f"--set {override!r} is not section.key=value, such as optim.lr=2e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    keys = content.setdefault(section, {})
+    if not isinstance(keys, dict):
+        raise ValueError(f"--set {override!r}: {section} is not a section of the config")
+    keys[name] = value
+    rival = {"run.epochs": "max_steps", "run.max_steps": "epochs"}.get(f"{section}.{name}")
+    if rival is not None:
+        keys.pop(rival, None)
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    known = known_keys()
+    complaints = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            candidates = known if "." in key else [*known, *PretrainConfig.model_fields]
+            near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
+            complaints.append(f"unknown key {key!r}{hint}")
+        elif problem["type"] == "missing":
+            complaints.append(f"{key!r} is missing")
+        else:
+            complaints.append(f"{key!r}: {problem['msg']} (found {problem['input']!r})")
+    return complaints

@@ -1,0 +1,276 @@
+"""Pretraining from a config to a checkpoint folder: opens the data, runs the loop, exports the model.
+
+A run's folder holds ``run.json`` (resolved config, versions, plan), ``log.jsonl``, ``checkpoints/`` (to
+resume), ``best/`` (lowest held-out loss) and, when it is complete, ``model/`` and ``result.json``. ``model/``
+and ``best/`` are plain Hugging Face folders that any tool loads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import BertForMaskedLM
+
+from geneformer_grn._runtime import (
+    atomic_path,
+    choose_device,
+    library_versions,
+    logger,
+    plain_json,
+    write_json,
+)
+from geneformer_grn.cells.batches import BatchSettings, MaskSettings
+from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.rank_position import RankPositionBaseline
+from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.model.encoder import ModelConfig, new_model, save_checkpoint
+from geneformer_grn.training import checkpoints
+from geneformer_grn.training.config import PretrainConfig, flat_config
+from geneformer_grn.training.loop import Run, SummedLoss, train
+from geneformer_grn.training.optimizer import make_optimizer
+from geneformer_grn.training.plan import plan_steps
+from geneformer_grn.training.stream import Prefetched, Share, training_steps
+from geneformer_grn.training.tracking import FILE, RunLog, read_log, require_tracker, start_tracker
+from geneformer_grn.training.validation import masked_cells, masked_gene_scores
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """What a run reads: corpora of one vocabulary, and how they become batches."""
+
+    corpus: Corpus
+    validation: Corpus | None
+    vocabulary: GeneVocabulary
+    batches: BatchSettings
+
+
+def open_data(config: PretrainConfig) -> PretrainingData:
+    """Open the corpora of a config and check that they share the vocabulary.
+
+    Raises
+    ------
+    FileNotFoundError
+        A corpus is not there.
+    VocabularyMismatchError
+        The held-out corpus was tokenized with another vocabulary.
+    """
+    data = config.data
+    corpus = Corpus.open(data.corpus)
+    vocabulary = corpus.vocabulary
+    corpus.require_vocabulary(vocabulary)
+    validation = None if data.validation is None else Corpus.open(data.validation)
+    if validation is not None:
+        validation.require_vocabulary(vocabulary)
+    mask = MaskSettings(rate=data.mask_rate, keep=data.keep, random=data.random)
+    settings = BatchSettings(token_budget=data.token_budget, seed=config.run.seed, mask=mask)
+    return PretrainingData(corpus, validation, vocabulary, settings)
+
+
+def plan_run(config: PretrainConfig, *, world_size: int | None = None) -> dict[str, Any]:
+    """Return the size, length and cost of a run without starting it, see `plan_steps`.
+
+    Parameters
+    ----------
+    config
+        What is asked.
+    world_size
+        Processes; default: those of the launcher that started this one, else 1.
+    """
+    data = open_data(config)
+    world_size = world_size or int(os.environ.get("WORLD_SIZE", "1"))
+    return plan_steps(config, data.corpus.lengths, data.vocabulary, data.batches, world_size=world_size)
+
+
+def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = False) -> dict[str, Any]:
+    """Pretrain a model and export it; in each of several processes if a launcher started them.
+
+    Parameters
+    ----------
+    config
+        What is asked.
+    out
+        Folder of the run, made if needed.
+    resume
+        Go on from the newest readable checkpoint in `out`; begin where there is none.
+
+    Returns
+    -------
+    ``out``, ``step``, ``total_steps``, ``tokens``, ``finished`` (False: stopped by a signal or the time
+    limit, to be resumed), ``loss`` (of the last step) and, with a held-out corpus, its last figures.
+
+    Raises
+    ------
+    FileExistsError
+        `out` holds a run and `resume` is False.
+    ValueError
+        The config does not fit the checkpoint, the data do not fit the config, or the loss is not finite.
+    PermissionError
+        `out` cannot be written.
+    """
+    out = Path(out)
+    require_tracker(config.run.tracker)
+    device = choose_device(config.run.device)
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    data = open_data(config)
+    require_usable(out, resume=resume)
+    # Autocast is ours (see SummedLoss), so a launcher's mixed_precision is overruled.
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no",
+        log_with=None if config.run.tracker == "off" else config.run.tracker,
+    )
+    accelerator.wait_for_everyone()  # nobody writes into `out` before everybody has looked
+    run = _start(config, out, data, accelerator, resume=resume)
+    baseline = _add_validation(run, data)
+    share = Share(accelerator.process_index, accelerator.num_processes, config.optim.accumulation)
+    start = (run.position.epoch, run.position.batch)
+    steps = training_steps(data.corpus, data.vocabulary, data.batches, share=share, start=start)
+    try:
+        with Prefetched(steps, accelerator.device) as ready:
+            finished = train(run, ready)
+    finally:
+        run.log.close()
+    summary = _summary(run, finished=finished)
+    if accelerator.is_main_process and finished:
+        export(run.bare_model, data.vocabulary, out / "model", baseline=baseline)
+        write_json(out / "result.json", summary | {"versions": library_versions()})
+        logger.info("wrote the model to %s", out / "model")
+    accelerator.wait_for_everyone()
+    return summary
+
+
+def require_usable(out: Path, *, resume: bool) -> None:
+    """Raise unless a run can be written into `out`.
+
+    Raises
+    ------
+    FileExistsError
+        It holds a run, and `resume` is False.
+    NotADirectoryError, PermissionError
+        It is a file, or cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out} is a file; a run needs a folder")
+    nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(nearest, os.W_OK):
+        raise PermissionError(f"cannot write the run to {out}: {nearest} is not writable")
+    if not resume and checkpoints.holds_run(out):
+        raise FileExistsError(
+            f"{out} already holds a run; pass --resume to go on with it, or another --out for a new one"
+        )
+
+
+def export(
+    model: BertForMaskedLM,
+    vocabulary: GeneVocabulary,
+    folder: Path,
+    *,
+    baseline: RankPositionBaseline | None = None,
+) -> None:
+    """Write a plain Hugging Face folder with the vocabulary and, if there is one, ``rank_position.npz``."""
+    with atomic_path(folder) as temporary:
+        save_checkpoint(model, vocabulary, temporary)
+        if baseline is not None:
+            baseline.save(temporary / "rank_position.npz")
+
+
+def _start(
+    config: PretrainConfig, out: Path, data: PretrainingData, accelerator: Accelerator, *, resume: bool
+) -> Run:
+    """Return a run at its beginning or at its newest checkpoint, and record what it is in ``run.json``."""
+    facts = plain_json(flat_config(config) | _identity(data.corpus))
+    checkpoint = checkpoints.load_newest(out) if resume else None
+    if checkpoint is not None:
+        checkpoints.require_same_run(checkpoint.facts, facts)
+    position = checkpoint.position if checkpoint is not None else checkpoints.Position()
+    plan = plan_steps(
+        config, data.corpus.lengths, data.vocabulary, data.batches, world_size=accelerator.num_processes
+    )
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoints.remove_leftovers(out)
+        record = {"config": config.model_dump(), "plan": plan, "vocabulary": data.vocabulary.fingerprint}
+        write_json(out / "run.json", record | {"versions": library_versions()})
+    logger.info(
+        "%s parameters, %s steps of about %s tokens, from step %s, on %d process(es) on %s",
+        *(f"{plan[key]:,}" for key in ("parameters", "steps", "tokens_per_step")),
+        f"{position.step:,}", accelerator.num_processes, accelerator.device.type,
+    )  # fmt: skip
+    accelerator.wait_for_everyone()
+    start_tracker(accelerator, config.run.tracker, flat_config(config), out=out)
+
+    shape = ModelConfig(**config.model.model_dump())
+    module = SummedLoss(new_model(shape, data.vocabulary, seed=config.run.seed), config.run.precision)
+    if config.run.compile:
+        module.compile(dynamic=True)
+    optimizer = make_optimizer(module, config.optim, device=accelerator.device)
+    model, optimizer = accelerator.prepare(module, optimizer)
+    if checkpoint is not None:
+        checkpoints.restore(checkpoint, module.model, optimizer)
+    return Run(
+        config=config, out=out, accelerator=accelerator, model=model, optimizer=optimizer,
+        log=RunLog(out, accelerator, after_step=position.step),
+        total_steps=plan["steps"], position=position, facts=facts,
+    )  # fmt: skip
+
+
+def _add_validation(run: Run, data: PretrainingData) -> RankPositionBaseline | None:
+    """Make rank 0 of `run` score the held-out corpus; return the baseline, fitted on the training corpus."""
+    if data.validation is None or not run.accelerator.is_main_process:
+        return None
+    held_out, vocabulary, settings = data.validation, data.vocabulary, run.config.run
+    baseline = RankPositionBaseline.fit(data.corpus, vocabulary)
+    guess = baseline.score(masked_cells(held_out, vocabulary, max_cells=settings.validation_cells))
+
+    def validate() -> dict[str, float]:
+        scores = masked_gene_scores(
+            run.bare_model, held_out, vocabulary, max_cells=settings.validation_cells,
+            device=run.accelerator.device, precision=settings.precision,
+            token_budget=run.config.data.token_budget,
+        )  # fmt: skip
+        return {
+            "validation_loss": scores["loss"],
+            "validation_accuracy": scores["accuracy"],
+            "baseline_loss": guess["loss"],
+            "baseline_accuracy": guess["accuracy"],
+            "validation_masked": scores["n_masked"],
+        }
+
+    run.validate = validate
+    run.keep_best = lambda: export(run.bare_model, vocabulary, run.out / "best", baseline=baseline)
+    return baseline
+
+
+def _identity(corpus: Corpus) -> dict[str, Any]:
+    """Return what tells one corpus from another, whatever its folder is called."""
+    lengths = np.ascontiguousarray(corpus.lengths, dtype=np.int32)
+    return {
+        "corpus vocabulary": corpus.vocabulary.fingerprint,
+        "corpus cells": len(corpus),
+        "corpus tokens": int(lengths.sum(dtype=np.int64)),
+        "corpus lengths": hashlib.sha256(lengths.tobytes()).hexdigest()[:16],
+    }
+
+
+def _summary(run: Run, *, finished: bool) -> dict[str, Any]:
+    """Return where the run stands, with the last figures of its log."""
+    log = read_log(run.out / FILE) if run.accelerator.is_main_process else []
+    trained = [line for line in log if "loss" in line]
+    validated = [line for line in log if "validation_loss" in line]
+    return {
+        "out": run.out.name,
+        "finished": finished,
+        "step": run.position.step,
+        "total_steps": run.total_steps,
+        "tokens": run.position.tokens,
+        "loss": trained[-1]["loss"] if trained else None,
+        **({key: value for key, value in validated[-1].items() if key != "step"} if validated else {}),
+    }
