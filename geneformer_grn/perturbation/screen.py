@@ -1,0 +1,188 @@
+"""The screen: which genes are perturbed in which cells, tested and null genes, within a bound on passes.
+
+Cells of a group are taken in one random order, and every gene is perturbed in the first cells of that order
+that hold it. Tested and null genes then mostly share cells, which makes their comparison fair and saves
+unperturbed passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from geneformer_grn.perturbation.edits import NEEDS_GENE, require_kind
+from geneformer_grn.perturbation.matching import GroupRanks, choose_null_sets
+from geneformer_grn.perturbation.requests import Request
+
+_FEWEST_CELLS = 3  # kept as long as possible when passes are scarce: fewer give no useful interval
+_FEWEST_NULL = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbationPlan:
+    """How large a screen is.
+
+    Parameters
+    ----------
+    kind
+        ``delete``, ``overexpress`` or ``knockout``.
+    cells_per_gene
+        Cells of each group that a null gene is perturbed in, and that p-values compare; with ``sample`` the
+        tested genes too.
+    tested_cells
+        Where tested genes are perturbed: ``sample``: `cells_per_gene` cells; ``holders``: every cell that
+        holds them (overexpressed: unless in front already); ``all``: every cell, those without the gene
+        giving NaN.
+    n_null
+        Null genes per tested gene; 0 for none (then there are no p-values).
+    max_passes
+        Upper bound of passes over all groups, nulls and unperturbed cells included; `cells_per_gene` and then
+        `n_null` are lowered to fit.
+    seed
+        Seed of the cell order and of the bootstrap.
+    """
+
+    kind: str = "delete"
+    cells_per_gene: int = 10
+    tested_cells: Literal["sample", "holders", "all"] = "sample"
+    n_null: int = 40
+    max_passes: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_kind(self.kind)
+        if self.cells_per_gene < 1 or self.n_null < 0:
+            raise ValueError(
+                "a screen needs at least 1 cell per gene and 0 null genes, "
+                f"got {self.cells_per_gene} and {self.n_null}"
+            )
+
+
+@dataclass(eq=False)
+class Screen:
+    """A screen, planned.
+
+    Parameters
+    ----------
+    requests
+        Tested perturbations and null ones.
+    nulls
+        Number of each tested request -> numbers of the requests it is compared with.
+    cells_per_gene, n_null
+        What was used of the plan, lowered to fit its bound.
+    """
+
+    cells_per_gene: int
+    n_null: int
+    requests: list[Request] = field(default_factory=list)
+    nulls: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def n_passes(self) -> int:
+        """Passes at most: every (request, cell) pair, and every cell unperturbed.
+
+        Overexpression may need a cell unperturbed twice: whole, and with the gene left out that is pushed
+        out.
+        """
+        pairs = np.concatenate([np.empty(0, dtype=np.int64), *(request.cells for request in self.requests)])
+        twice = any(request.kind not in NEEDS_GENE for request in self.requests)
+        return len(pairs) + len(np.unique(pairs)) * (2 if twice else 1)
+
+
+def plan_screen(
+    ranks: Sequence[GroupRanks],
+    sets: Sequence[tuple[int, ...]],
+    plan: PerturbationPlan,
+) -> Screen:
+    """Decide which cells each gene set and each null set is perturbed in.
+
+    Parameters
+    ----------
+    ranks
+        The groups.
+    sets
+        Gene sets to test, in each group.
+    plan
+        Size of the screen.
+
+    Returns
+    -------
+    The screen, with tested sets first in each group.
+
+    Raises
+    ------
+    ValueError
+        Not even one cell per gene fits the bound on passes.
+    """
+    screen = _build(ranks, sets, plan, size=(plan.cells_per_gene, plan.n_null))
+    if plan.max_passes is None or screen.n_passes <= plan.max_passes:
+        return screen
+    for size in _smaller_sizes(plan):
+        screen = _build(ranks, sets, plan, size=size)
+        if screen.n_passes <= plan.max_passes:
+            return screen
+    raise ValueError(
+        f"{len(sets):,} perturbations in {len(ranks):,} groups need at least {screen.n_passes:,} passes, "
+        f"nulls included; at most {plan.max_passes:,} are allowed. Allow more, or perturb fewer genes."
+    )
+
+
+def _smaller_sizes(plan: PerturbationPlan) -> list[tuple[int, int]]:
+    """Return (cells per gene, null genes) in the order they are given up: cells first, then null genes."""
+    nulls = [plan.n_null]
+    while nulls[-1] > _FEWEST_NULL:
+        nulls.append(max(nulls[-1] * 3 // 4, _FEWEST_NULL))
+    most = range(plan.cells_per_gene, _FEWEST_CELLS - 1, -1)
+    few = range(min(_FEWEST_CELLS - 1, plan.cells_per_gene), 0, -1)
+    return [(cells, null) for null in nulls for cells in most] + [(cells, nulls[-1]) for cells in few]
+
+
+def _build(
+    ranks: Sequence[GroupRanks],
+    sets: Sequence[tuple[int, ...]],
+    plan: PerturbationPlan,
+    *,
+    size: tuple[int, int],
+) -> Screen:
+    """Return the screen with `size` (cells per gene, null genes per tested set)."""
+    n_cells, n_null = size
+    screen = Screen(cells_per_gene=n_cells, n_null=n_null)
+    for group in ranks:
+        number: dict[tuple[int, ...], int] = {}
+        for genes in sets:
+            number[genes] = len(screen.requests)
+            cells = _tested_cells(group, genes, plan, n_cells)
+            screen.requests.append(Request(genes=genes, kind=plan.kind, cells=cells, group=group.name))
+        must_hold = plan.kind in NEEDS_GENE or plan.tested_cells == "holders"
+        candidates = group.detected(n_cells if must_hold else 1)
+        chosen = choose_null_sets(group, sets, candidates=candidates, n_null=n_null)
+        for genes, null_sets in chosen.items():
+            for null in null_sets:
+                if null not in number:
+                    number[null] = len(screen.requests)
+                    cells = _usable_cells(group, null, plan)[:n_cells]
+                    screen.requests.append(
+                        Request(genes=null, kind=plan.kind, cells=cells, group=group.name, is_null=True)
+                    )
+            screen.nulls[number[genes]] = [number[null] for null in null_sets]
+    return screen
+
+
+def _usable_cells(group: GroupRanks, genes: tuple[int, ...], plan: PerturbationPlan) -> np.ndarray:
+    """Return the rows of the cells that `genes` can be perturbed in, in drawing order."""
+    if plan.kind in NEEDS_GENE:
+        return group.holders(genes)
+    return group.followers(genes) if plan.tested_cells == "holders" else group.cells
+
+
+def _tested_cells(
+    group: GroupRanks, genes: tuple[int, ...], plan: PerturbationPlan, n_cells: int
+) -> np.ndarray:
+    """Return the rows in which a tested set is perturbed."""
+    if plan.tested_cells == "all":
+        return group.cells
+    usable = _usable_cells(group, genes, plan)
+    return usable if plan.tested_cells == "holders" else usable[:n_cells]
