@@ -1,0 +1,64 @@
+"""``geneformer-grn evaluate``: what a result is worth, beside the simple baseline it has to beat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geneformer_grn.cli import options, verb
+
+Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Shipped name or checkpoint folder.")]
+Suite = Annotated[str, typer.Option("--suite", help="Which scores: standard.")]
+CellFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--cells", metavar="FILE", help="Held-out cells (repeatable; default: the demo cells)."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="RESULTS.json", help="File to write the scores to.")
+]
+MaxCells = Annotated[int, typer.Option("--max-cells", min=1, help="Score at most so many cells of a file.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    evaluate = typer.Typer(help="Score a model beside the baselines it has to beat.", no_args_is_help=True)
+    app.add_typer(evaluate, name="evaluate")
+
+    @evaluate.callback()
+    def group() -> None:
+        """Score a model beside the baselines it has to beat."""
+
+    @evaluate.command("model")
+    def model(
+        checkpoint: Checkpoint,
+        *,
+        suite: Suite = "standard",
+        cells: CellFiles = None,
+        out: Out = None,
+        max_cells: MaxCells = 1000,
+        device: options.Device = "auto",
+        precision: options.PrecisionOption = "fp32",
+        token_budget: options.TokenBudget = 16384,
+        threads: options.Threads = None,
+        seed: options.Seed = 0,
+        quiet: options.Quiet = False,
+        as_json: options.Json = False,
+    ) -> None:
+        """Score masked-gene prediction against rank-position frequencies and an untrained copy."""
+        with verb(quiet=quiet, as_json=as_json, threads=threads) as summary:
+            from geneformer_grn.workflows.evaluate import EvaluateSettings, evaluate_model, results_table
+
+            settings = EvaluateSettings(
+                suite=suite,
+                max_cells=max_cells,
+                device=device,
+                precision=precision,  # type: ignore[arg-type]  # checked by load_encoder
+                token_budget=token_budget,
+                seed=seed,
+            )
+            results = evaluate_model(checkpoint, cells or (), settings, out=out)
+            if not as_json:
+                typer.echo(results_table(results))
+            summary |= results
