@@ -34,7 +34,7 @@ from geneformer_grn.cells.shards import (
 )  # fmt: skip
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
-__all__ = ["Corpus", "CorpusSettings", "write_corpus"]
+__all__ = ["Corpus", "CorpusSettings", "expand_folders", "write_corpus"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +228,23 @@ def write_corpus(
     corpus = Corpus.open(out)
     logger.info("wrote %s: %s cells, %s tokens", out, f"{len(corpus):,}", f"{int(corpus.offsets[-1]):,}")
     return corpus
+
+
+def expand_folders(paths: Sequence[Path | str]) -> list[Path]:
+    """Return the files in `paths`, a folder standing for its ``*.h5ad`` by name.
+
+    Raises
+    ------
+    ValueError
+        A folder holds none.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        found = sorted(path.glob("*.h5ad")) if path.is_dir() else [path]
+        if not found:
+            raise ValueError(f"the folder {path} holds no .h5ad file")
+        files += found
+    return files
 
 
 def _names(files: Sequence[Path | str]) -> dict[Path, str]:

@@ -37,7 +37,7 @@ def map_identifiers(
     """Return the mapping of the first identifiers of which any is known, and where they are."""
     tried = {}
     for label, identifiers in identifier_candidates(var, gene_column):
-        mapping = map_genes(identifiers, vocabulary)
+        mapping = map_genes(identifiers.tolist(), vocabulary)
         tried[label] = identifiers[0]
         if (mapping.tokens >= 0).any():
             # pp.map_genes gives several symbols one Ensembl ID on purpose: there, repeats mean a sum.

@@ -137,16 +137,15 @@ def as_csr(matrix: Any, what: str) -> sparse.csr_matrix:
     ValueError
         It holds no numbers.
     """
-    if isinstance(matrix, pd.DataFrame):
-        matrix = matrix.to_numpy()
     if not (sparse.issparse(matrix) or isinstance(matrix, np.ndarray)):
         raise TypeError(
             f"{what} is a {type(matrix).__name__}; load it into memory first (numpy array or scipy sparse "
             "matrix)"
         )
-    if matrix.dtype.kind not in "biuf":
-        raise ValueError(f"{what} holds {matrix.dtype} values; raw counts are numbers")
-    return sparse.csr_matrix(matrix)
+    values: Any = matrix
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{what} holds {values.dtype} values; raw counts are numbers")
+    return sparse.csr_matrix(values)
 
 
 def check_values(values: np.ndarray, what: str) -> ValueSummary:
@@ -213,15 +212,12 @@ def raw_counts_hint(adata: AnnData, used: str) -> str:
     for name, matrix in places.items():
         if name == used or matrix is None:
             continue
-        values = matrix.data if sparse.issparse(matrix) else matrix
+        # A sample is enough for a hint, and a dense matrix is not flattened whole for it.
         sample = np.asarray(
-            values[: min(1000, len(values))] if not sparse.issparse(matrix) else values[:100_000]
+            getattr(matrix, "data", matrix)[:100_000] if sparse.issparse(matrix) else matrix[:100]
         )
-        if (
-            sample.dtype.kind in "iuf"
-            and sample.size
-            and np.all((sample >= 0) & (sample == np.floor(sample)))
-        ):
+        numbers = sample.dtype.kind in "iuf" and sample.size > 0
+        if numbers and np.all((sample >= 0) & (sample == np.floor(sample))):
             return f" Raw counts seem to be in {name}: {options[name]}."
     return ""
 

@@ -8,7 +8,7 @@ of ten. Packing wastes nothing; the price is an attention function that honours 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,12 +56,14 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """Return the batch on `device`."""
-        moved = {item.name: getattr(self, item.name) for item in fields(self)}
-        return PackedBatch(
-            **{
-                name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-                for name, value in moved.items()
-            }
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            position_ids=self.position_ids.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            cu_seqlens=self.cu_seqlens.to(device, non_blocking=True),
+            masked_index=self.masked_index.to(device, non_blocking=True),
+            cell_index=self.cell_index.to(device, non_blocking=True),
         )
 
 
