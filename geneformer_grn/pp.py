@@ -56,9 +56,13 @@ def map_genes(
 
     vocabulary = _vocabulary(model)
     mapping, identifiers = map_identifiers(
-        adata, adata.var, vocabulary=vocabulary, gene_column=gene_column, sum_duplicates=True, name="the
-        AnnData"
-    )  # fmt: skip
+        adata,
+        adata.var,
+        vocabulary=vocabulary,
+        gene_column=gene_column,
+        sum_duplicates=True,
+        name="the AnnData",
+    )
     known = mapping.tokens >= 0
     adata.var["ensembl_id"] = np.where(known, vocabulary.ensembl_ids[mapping.tokens], "").astype(str)
     adata.uns["geneformer_grn"] = {

@@ -213,9 +213,8 @@ def raw_counts_hint(adata: AnnData, used: str) -> str:
         if name == used or matrix is None:
             continue
         # A sample is enough for a hint, and a dense matrix is not flattened whole for it.
-        sample = np.asarray(
-            getattr(matrix, "data", matrix)[:100_000] if sparse.issparse(matrix) else matrix[:100]
-        )
+        values: Any = matrix
+        sample = np.asarray(values.data[:100_000] if sparse.issparse(matrix) else values[:100])
         numbers = sample.dtype.kind in "iuf" and sample.size > 0
         if numbers and np.all((sample >= 0) & (sample == np.floor(sample))):
             return f" Raw counts seem to be in {name}: {options[name]}."
