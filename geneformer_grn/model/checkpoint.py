@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import save_file
@@ -242,6 +242,37 @@ def read_model_config(folder: Path, vocabulary: GeneVocabulary) -> dict[str, Any
             f"{vocabulary.max_length:,} tokens"
         )
     return config
+
+
+def load_weights(folder: Path) -> BertForMaskedLM:
+    """Return the model of a folder in float32 with packed attention, in eval mode, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        The files are damaged, do not fit the config, or lack weights of a masked-language model, which would
+        then be random.
+    """
+    register_attention()
+    try:
+        with quiet_transformers():
+            model, loading = cast("Any", BertForMaskedLM).from_pretrained(
+                folder,
+                attn_implementation=PACKED_ATTENTION,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    # Damaged files fail in many ways inside safetensors, torch and transformers, with no common type.
+    except Exception as error:
+        raise ValueError(f"the weights in {folder} cannot be loaded: {error}") from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{folder} is not a masked-language-model checkpoint: {len(missing)} of its weights are missing "
+            f"(first: {missing[0]}), and would have been random"
+        )
+    return cast("BertForMaskedLM", model.eval())
 
 
 @contextlib.contextmanager

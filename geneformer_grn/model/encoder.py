@@ -19,11 +19,11 @@ from transformers import BertForMaskedLM
 from geneformer_grn._runtime import Precision, choose_device
 from geneformer_grn.cells.batches import PackedBatch
 from geneformer_grn.genes.vocabulary import GeneVocabulary
-from geneformer_grn.model.attention import PACKED_ATTENTION, AttentionCapture, register_attention
+from geneformer_grn.model.attention import AttentionCapture
 from geneformer_grn.model.checkpoint import (
     ModelConfig,
+    load_weights,
     new_model,
-    quiet_transformers,
     read_model_config,
     read_vocabulary,
     resolve_checkpoint,
@@ -231,34 +231,9 @@ def load_encoder(
     vocabulary = read_vocabulary(folder)
     read_model_config(folder, vocabulary)
     return Encoder(
-        model=_load_weights(folder, target),
+        model=cast("Any", load_weights(folder)).to(target),
         vocabulary=vocabulary,
         device=target,
         precision=precision,
         name=Path(model).name if Path(model).is_dir() else str(model),
     )
-
-
-def _load_weights(folder: Path, device: torch.device) -> BertForMaskedLM:
-    """Return the folder's model in float32 with packed attention, refusing one with weights missing."""
-    register_attention()
-    try:
-        with quiet_transformers():
-            model, loading = cast("Any", BertForMaskedLM).from_pretrained(
-                folder,
-                attn_implementation=PACKED_ATTENTION,
-                dtype=torch.float32,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    # Damaged files fail in many ways inside safetensors, torch and transformers, with no common type.
-    except Exception as error:
-        raise ValueError(f"the weights in {folder} cannot be loaded: {error}") from error
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{folder} is not a masked-language-model checkpoint: {len(missing)} of its weights are missing "
-            "(first: "
-            f"{missing[0]}), and would have been random"
-        )
-    return cast("BertForMaskedLM", model.eval().to(device))

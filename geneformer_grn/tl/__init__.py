@@ -1,0 +1,5 @@
+"""``gg.tl``: the model on AnnData; results are written in place, each in its scverse place."""
+
+from geneformer_grn.tl.embed import embed
+
+__all__ = ["embed"]

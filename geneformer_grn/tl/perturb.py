@@ -1,0 +1,124 @@
+"""``gg.tl.perturb``: in-silico perturbation over an AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from anndata import AnnData
+
+
+def perturb(
+    adata: AnnData,
+    genes: Sequence[str] | str,
+    *,
+    model: str | Path = "mini",
+    kind: str = "delete",
+    together: bool = False,
+    groups: str | None = None,
+    states: str | None = None,
+    start: str | None = None,
+    goal: str | None = None,
+    alternatives: Sequence[str] = (),
+    encoder_layer: int = -1,
+    pooling: Literal["mean", "cls"] | None = None,
+    n_null: int = 40,
+    null_cells: int = 10,
+    max_passes: int | None = None,
+    n_cells: int | None = None,
+    layer: str | None = None,
+    gene_column: str | None = None,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    token_budget: int = 16_384,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Perturb genes in silico and say how far the cells move, next to genes of the same rank.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts.
+    genes
+        Symbols or Ensembl IDs (a list, or text with commas), ``"all"`` or ``"regulators"``.
+    model
+        A shipped name, a checkpoint folder, or a Hugging Face id on disk.
+    kind
+        ``delete``, ``overexpress`` or ``knockout``.
+    together
+        Perturb the genes as one set.
+    groups
+        obs column of cell groups.
+    states, start, goal, alternatives
+        obs column of cell states, and its values to start from and to measure towards. Only cells in the start state
+        are perturbed then.
+    encoder_layer
+        0 is the last layer, -1 the one before.
+    pooling
+        ``mean`` over genes or ``cls``; None: as the reference does for the model's vocabulary.
+    n_null, null_cells
+        Null genes per perturbed gene (0: no p-values), and cells each is perturbed in.
+    max_passes
+        Upper bound on passes through the model.
+    n_cells
+        Use a random sample of at most this many cells.
+    layer, gene_column
+        Where the raw counts and the gene names are.
+    device, precision, token_budget
+        How the model runs.
+    seed
+        Seed of everything random.
+
+    Returns
+    -------
+    The effects table: ``gene``, ``kind``, ``group``, ``readout``, ``state``, ``shift`` (``1 - cosine``; with states the
+    difference of cosines), ``n_cells``, ``ci_low``, ``ci_high``, ``p_value``, ``q_value``, ``n_null``. Written to
+    ``adata.uns["geneformer_grn"]["perturb"]["effects"]`` with the parameters beside it.
+
+    Raises
+    ------
+    ValueError
+        No known gene, no raw counts, an unknown column, state, kind or model.
+
+    Notes
+    -----
+    A cell is not a replicate: the interval says how well the mean is known in these cells; the p-value compares with
+    genes of the same rank. Theodoris et al. (2023), Nature 618.
+
+    Examples
+    --------
+    >>> import geneformer_grn as gg  # doctest: +SKIP
+    >>> gg.tl.perturb(adata, ["CD74"], groups="cell_type")  # doctest: +SKIP
+    """
+    from geneformer_grn.cells.counts import ReadSettings, read_counts
+    from geneformer_grn.model.encoder import load_encoder
+    from geneformer_grn.workflows.perturb import PerturbOptions, parse_genes, perturb_counts, record
+
+    options = PerturbOptions(
+        genes=parse_genes(genes),
+        kind=kind,
+        together=together,
+        groups=groups,
+        states=states,
+        start=start,
+        goal=goal,
+        alternatives=tuple(alternatives),
+        n_null=n_null,
+        null_cells=null_cells,
+        max_passes=max_passes,
+        encoder_layer=encoder_layer,
+        pooling=pooling,
+        token_budget=token_budget,
+        seed=seed,
+    )
+    encoder = load_encoder(model, device=device, precision=precision)
+    reading = ReadSettings(layer=layer, gene_column=gene_column)
+    counts = read_counts(adata, encoder.vocabulary, reading, n_cells=n_cells, seed=seed)
+    result = perturb_counts(encoder, counts, options)
+    stored: dict[str, Any] = adata.uns.setdefault("geneformer_grn", {})
+    stored["perturb"] = {**record(encoder, counts, options, result), "effects": result.effects}
+    return result.effects
