@@ -143,11 +143,9 @@ def _token_lookup(vocabulary: GeneVocabulary) -> Callable[[str], int]:
     if aliases is not None:
 
         def by_aliases(name: str) -> int:
-            target = aliases.get(name) if aliases else name
-            if target is None or target not in gene_tokens:
-                plain = _plain_id(name) or name
-                target = aliases.get(plain, plain) if aliases else plain
-            return gene_tokens.get(target, -1)
+            plain = _plain_id(name) or name
+            targets = (aliases.get(name), aliases.get(plain)) if aliases else (name, plain)
+            return next((gene_tokens[gene] for gene in targets if gene in gene_tokens), -1)
 
         return by_aliases
 
