@@ -53,7 +53,7 @@ class VocabularySettings:
     max_length
         Longest model input, special tokens included; None: the setting's own.
     read
-        How the files are read. Repeated genes are always added up and empty cells left out.
+        How the files are read. Empty cells are always left out: they have no part in a median.
     """
 
     setting: Setting = "default"
@@ -235,7 +235,7 @@ def _add_file(
     tokens can count is read in parts: every n-th gene, so that all parts hold like shares of the counts.
     """
     number_of = {gene: number for number, gene in enumerate(load_gene_table().symbol_of)}
-    read = replace(settings.read, sum_duplicates=True, drop_empty=True)
+    read = replace(settings.read, drop_empty=True)
     n_parts = -(-len(genes) // (_MOST_TOKENS - len(SPECIAL_TOKENS[settings.setting])))
     n_cells = 0
     naming = "ensembl"

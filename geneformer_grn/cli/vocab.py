@@ -44,6 +44,7 @@ def build(
     gene_column: options.GeneColumn = None,
     counts_column: options.CountsColumn = None,
     allow_normalised: options.AllowNormalised = False,
+    sum_duplicates: options.SumDuplicates = False,
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -59,6 +60,7 @@ def build(
             gene_column=gene_column,
             counts_column=counts_column,
             allow_normalised=allow_normalised,
+            sum_duplicates=sum_duplicates,
         )
         settings = VocabularySettings(
             setting=setting,  # type: ignore[arg-type]  # checked there, with the known names
