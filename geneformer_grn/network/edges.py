@@ -7,6 +7,7 @@ a short list of edges cannot be judged without knowing which pairs could have be
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,49 @@ def _numbers(values: pd.Series, column: str, dtype: type, name: str) -> pd.Serie
     return numbers.astype(dtype)
 
 
+def write_table(table: pd.DataFrame, path: Path | str) -> None:
+    """Write a table as TSV, atomically, compressed where the name ends in ``.gz``.
+
+    Raises
+    ------
+    ValueError, PermissionError, NotADirectoryError
+        See `check_destination`.
+    """
+    path = Path(path)
+    check_destination(path)
+    # a fixed time stamp makes equal tables equal files
+    compression: Any = {"method": "gzip", "mtime": 0} if path.name.endswith(".gz") else None
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, sep="\t", index=False, compression=compression)
+
+
 def universe_path(path: Path | str) -> Path:
     """Return where the universe of an edge table lies: ``edges.tsv`` -> ``edges.universe.json``."""
     path = Path(path)
     stem = path.name.removesuffix(".gz")
     return path.with_name(stem.rsplit(".", 1)[0] + ".universe.json")
+
+
+def check_destination(path: Path | str) -> None:
+    """Refuse, before any work is done, a path that a table cannot be written to.
+
+    Raises
+    ------
+    ValueError
+        `path` does not end in .tsv or .tsv.gz, or is a folder.
+    PermissionError, NotADirectoryError
+        Its folder cannot be made or written.
+    """
+    path = Path(path)
+    if not path.name.endswith((".tsv", ".tsv.gz")):
+        raise ValueError(f"tables are written as .tsv or .tsv.gz; {path.name!r} is neither")
+    if path.is_dir():
+        raise ValueError(f"cannot write the table {path}: it is a folder")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f"cannot write {path}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
 
 
 def write_edges(edges: pd.DataFrame, path: Path | str, *, universe: Universe | None = None) -> None:
@@ -142,15 +181,9 @@ def write_edges(edges: pd.DataFrame, path: Path | str, *, universe: Universe | N
         The table does not pass `check_edges`, or `path` does not end in .tsv or .tsv.gz.
     """
     path = Path(path)
-    if not path.name.endswith((".tsv", ".tsv.gz")):
-        raise ValueError(f"edges are written as .tsv or .tsv.gz; {path.name!r} is neither")
     checked = check_edges(edges)
     first = [column for column in EDGE_COLUMNS if column in checked.columns]
-    ordered = checked[[*first, *(column for column in checked.columns if column not in first)]]
-    # a fixed time stamp makes equal tables equal files
-    compression: Any = {"method": "gzip", "mtime": 0} if path.name.endswith(".gz") else None
-    with atomic_path(path) as temporary:
-        ordered.to_csv(temporary, sep="\t", index=False, compression=compression)
+    write_table(checked[[*first, *(column for column in checked.columns if column not in first)]], path)
     if universe is not None:
         write_json(universe_path(path), asdict(universe))
 

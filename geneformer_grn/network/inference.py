@@ -9,16 +9,14 @@ by a closed-form downdate, not by another factorisation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from geneformer_grn.network.scored import ScoredPairs
 
-if TYPE_CHECKING:
-    from scipy import sparse
-
-    Expression = np.ndarray | sparse.csr_matrix
+Expression = np.ndarray | sparse.csr_matrix
+"""Cells × genes, log-normalised, dense or CSR."""
 
 PENALTIES = tuple(float(10.0**power) for power in np.arange(-2.0, 2.25, 0.5))
 """Ridge penalties tried, in units of the correlation matrix: scikit-learn's ``alpha`` is penalty × cells."""
@@ -39,8 +37,6 @@ def mean_and_sd(expression: Expression) -> tuple[np.ndarray, np.ndarray]:
     tuple of ndarray
         ``(g,)`` float64 each; the standard deviation of a constant gene is exactly 0.
     """
-    from scipy import sparse
-
     n_cells = expression.shape[0]
     if sparse.issparse(expression):
         matrix = sparse.csr_matrix(expression)
@@ -76,8 +72,6 @@ def cross_correlation(
         ``(R, C)`` float64 Pearson correlation, 0 where a gene is constant; ``(R, C)`` int32 number of cells
         in which both genes are above 0.
     """
-    from scipy import sparse
-
     mean, sd = mean_and_sd(expression)
     wanted = np.concatenate([rows, columns])
     scale = np.divide(1.0, sd[wanted], out=np.zeros(len(wanted)), where=sd[wanted] > 0)

@@ -85,12 +85,18 @@ def propagate(
     Raises
     ------
     ValueError
-        The weights are no signed coefficients (but for ``walk``), or ``linear`` has no finite answer because
-        a feedback loop amplifies itself (spectral radius ≥ 1).
+        The weights are no signed coefficients (but for ``walk``), the table holds several methods, or
+        ``linear`` has no finite answer because a feedback loop amplifies itself (spectral radius ≥ 1).
     """
     settings = settings or PropagationSettings()
     checked = check_edges(edges)
     coefficients = checked["weight"].abs() if settings.method == "walk" else signed_weights(checked)
+    methods = sorted(set(checked["method"])) if "method" in checked.columns else []
+    if len(methods) > 1:
+        raise ValueError(
+            f"effects travel along the edges of one method, the table holds {', '.join(methods)}; keep one "
+            "of them (--edge-method), or refit them together"
+        )
     groups = checked["group"] if "group" in checked.columns else pd.Series("all", index=checked.index)
     parts = []
     for group in dict.fromkeys(groups):
@@ -147,7 +153,7 @@ def signed_weights(edges: pd.DataFrame) -> pd.Series:
 def _matrix(
     edges: pd.DataFrame, weights: np.ndarray, sources: list[str]
 ) -> tuple[list[str], sparse.csr_matrix]:
-    """Return the genes and ``(g, g)`` weights, row = source, column = target; sums what methods repeat."""
+    """Return the genes, and their ``(g, g)`` weights from row to column."""
     genes = list(dict.fromkeys([*sources, *edges["source"], *edges["target"]]))
     place = {gene: position for position, gene in enumerate(genes)}
     rows = edges["source"].map(place).to_numpy(np.int64)

@@ -7,19 +7,13 @@ The penalty is chosen per target from the correlations alone, so that the cells 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from geneformer_grn._runtime import logger
 from geneformer_grn.network.edges import check_edges
-from geneformer_grn.network.inference import cross_correlation, gcv_ridge, mean_and_sd
-
-if TYPE_CHECKING:
-    from scipy import sparse
-
-    Expression = np.ndarray | sparse.csr_matrix
+from geneformer_grn.network.inference import Expression, cross_correlation, gcv_ridge, mean_and_sd
 
 
 def refit_signed(edges: pd.DataFrame, expression: Expression, gene_ids: np.ndarray) -> pd.DataFrame:

@@ -1,0 +1,111 @@
+"""``gg.tl.network``: the gene network of an AnnData, per cell group and method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geneformer_grn._runtime import Precision, package_version
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def network(
+    adata: AnnData,
+    model: str | Path = "mini",
+    *,
+    methods: Sequence[str] = ("attention", "correlation"),
+    groups: str | None = None,
+    regulators: Sequence[str] | None = None,
+    top: int = 5000,
+    max_targets: int = 2000,
+    min_cells: int = 20,
+    layer: str | None = None,
+    gene_column: str | None = None,
+    counts_column: str | None = None,
+    allow_normalised: bool = False,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    token_budget: int = 16_384,
+) -> None:
+    """Score regulator → target edges of `adata`, in place.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts.
+    model
+        A shipped name, a checkpoint folder, or a Hugging Face id on disk. Its weights are read for attention
+        only; its vocabulary always.
+    methods
+        Of ``attention``, ``correlation`` and ``ridge``.
+    groups
+        obs column of cell groups; None: all cells are one group, ``all``.
+    regulators
+        Symbols or Ensembl IDs; None: the vocabulary's transcription factors and co-factors.
+    top, max_targets, min_cells
+        See `geneformer_grn.workflows.network.NetworkSettings`.
+    layer, gene_column, counts_column, allow_normalised
+        How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
+    device, precision, token_budget
+        Where and how the model runs.
+
+    Returns
+    -------
+    None
+        Writes ``uns["geneformer_edges"]``, the edge table (``source``, ``target`` Ensembl IDs, ``weight``
+        float32, ``support`` int32, ``sign``, ``group``, ``method``, ``p_value``, ``q_value``, ``agreement``,
+        symbols), and ``uns["geneformer_grn"]["network"]``: version, model, parameters, groups, agreement of
+        the methods.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such checkpoint.
+    ValueError
+        The cells, a group column, a method or the regulators are wrong; the message says which.
+
+    Examples
+    --------
+    >>> import geneformer_grn as gg
+    >>> gg.tl.network(adata, groups="cell_type")  # doctest: +SKIP
+    >>> gg.pl.network(adata.uns["geneformer_edges"], group="B cells", method="attention")  # doctest: +SKIP
+    """
+    from geneformer_grn.cells.counts import ReadSettings
+    from geneformer_grn.workflows.cells import OpenSettings
+    from geneformer_grn.workflows.network import NetworkSettings
+    from geneformer_grn.workflows.network_file import network_of_cells
+
+    settings = NetworkSettings(
+        methods=tuple(methods),
+        regulators="auto" if regulators is None else tuple(regulators),
+        top=top,
+        max_targets=max_targets,
+        min_cells=min_cells,
+        token_budget=token_budget,
+    )
+    read = ReadSettings(
+        layer=layer,
+        gene_column=gene_column,
+        counts_column=counts_column,
+        allow_normalised=allow_normalised,
+    )
+    opening = OpenSettings(model=model, device=device, precision=precision, groups=groups, read=read)
+    result = network_of_cells(adata, settings=settings, opening=opening)
+    adata.uns["geneformer_edges"] = result.edges
+    provenance: dict[str, Any] = {
+        "package_version": package_version(),
+        "model": Path(model).name,
+        "vocabulary_fingerprint": result.universe.settings["vocabulary"],
+        "methods": list(settings.methods),
+        "groups": groups or "",
+        "n_cells": result.universe.n_cells,
+        "skipped": result.skipped,
+        "regulators": list(result.universe.regulators),
+        "targets": list(result.universe.targets),
+        "top": top,
+        "agreement": result.agreement,
+    }
+    adata.uns["geneformer_grn"] = {**adata.uns.get("geneformer_grn", {}), "network": provenance}

@@ -1,0 +1,102 @@
+"""``gg.tl.propagate``: what perturbations do downstream, along the edges of an AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from geneformer_grn._runtime import package_version
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+
+def propagate(
+    adata: AnnData,
+    sources: Sequence[str],
+    *,
+    edges: pd.DataFrame | None = None,
+    groups: str | None = None,
+    kind: Literal["delete", "overexpress"] = "delete",
+    method: Literal["iterated", "linear", "walk"] = "iterated",
+    n_hops: int = 3,
+    model: str | Path = "mini",
+    layer: str | None = None,
+    gene_column: str | None = None,
+    counts_column: str | None = None,
+) -> None:
+    """Refit edges to the cells of `adata` and follow each source's change through them, in place.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts.
+    sources
+        Symbols or Ensembl IDs, each perturbed on its own.
+    edges
+        Edge table; None: ``uns["geneformer_edges"]``, written by `gg.tl.network`.
+    groups
+        obs column of the edges' groups; None: the one `gg.tl.network` was given.
+    kind, method, n_hops
+        See `geneformer_grn.workflows.propagation.propagate_cells`.
+    model
+        Whose vocabulary reads the cells; its weights are not used.
+    layer, gene_column, counts_column
+        How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
+
+    Returns
+    -------
+    None
+        Writes ``uns["geneformer_propagated"]`` (``source``, ``gene``, ``group``, ``hop``, ``effect`` in mean
+        log-normalised expression, symbols), ``uns["geneformer_signed_edges"]`` (the refitted edges) and
+        ``uns["geneformer_grn"]["propagate"]``.
+
+    Raises
+    ------
+    ValueError
+        There are no edges, a source is not in them, or a group has no cells.
+
+    Examples
+    --------
+    >>> gg.tl.propagate(adata, ["SPI1"], groups="cell_type")  # doctest: +SKIP
+    """
+    from geneformer_grn.cells.counts import ReadSettings
+    from geneformer_grn.network.edges import check_edges
+    from geneformer_grn.network.propagation import PropagationSettings
+    from geneformer_grn.workflows.cells import OpenSettings, open_cells
+    from geneformer_grn.workflows.propagation import find_sources, propagate_cells
+
+    earlier: dict[str, Any] = adata.uns.get("geneformer_grn", {})
+    if edges is None:
+        if "geneformer_edges" not in adata.uns:
+            raise ValueError(
+                "there are no edges to propagate along; run gg.tl.network(adata), or pass edges="
+            )
+        edges = adata.uns["geneformer_edges"]
+        groups = groups or earlier.get("network", {}).get("groups") or None
+    table = check_edges(edges)
+    read = ReadSettings(layer=layer, gene_column=gene_column, counts_column=counts_column)
+    cells = open_cells(adata, OpenSettings(model=model, groups=groups, read=read), with_model=False)
+    result = propagate_cells(
+        table,
+        cells.counts,
+        cells.vocabulary,
+        sources=find_sources(sources, table),
+        kind=kind,
+        labels=cells.labels,
+        settings=PropagationSettings(method=method, n_hops=n_hops),
+    )
+    adata.uns["geneformer_propagated"] = result.effects
+    adata.uns["geneformer_signed_edges"] = result.edges
+    provenance = {
+        "package_version": package_version(),
+        "vocabulary_fingerprint": cells.vocabulary.fingerprint,
+        "sources": list(sources),
+        "groups": groups or "",
+        "kind": kind,
+        "method": method,
+        "n_hops": n_hops,
+    }
+    adata.uns["geneformer_grn"] = {**earlier, "propagate": provenance}
