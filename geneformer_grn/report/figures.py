@@ -156,7 +156,7 @@ def effects_figure(
         Rows of one group: ``gene`` (or ``gene_symbol``), ``shift``, and where known ``ci_low``, ``ci_high``,
         ``q_value``, ``null_low``, ``null_high``, ``null_mean``.
     n_genes
-        At most so many rows, the largest shifts first.
+        At most so many rows, the largest shifts first; missing shifts are left out.
     limits
         Range of the shift axis, to share it between groups.
     width
@@ -168,7 +168,8 @@ def effects_figure(
         A required column is missing.
     """
     require_columns(effects, ["gene", "shift"], "the effects figure")
-    table = effects.sort_values(["shift", "gene"], ascending=[False, True]).head(n_genes)
+    table = effects[effects["shift"].notna().to_numpy()]
+    table = table.sort_values(["shift", "gene"], ascending=[False, True]).head(n_genes)
     n = len(table)
     row = np.arange(n, dtype=float)
 

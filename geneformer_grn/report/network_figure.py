@@ -35,6 +35,7 @@ UNSIGNED_LOOK = (UNSIGNED, "-|>,head_length=3.2,head_width=1.6")
 
 def top_edges(edges: pd.DataFrame, n_edges: int) -> pd.DataFrame:
     """Return the `n_edges` edges with the largest absolute weight, ties in the order of the table."""
+    edges = edges[edges["weight"].notna().to_numpy()]
     order = np.argsort(-edges["weight"].abs().to_numpy(dtype=np.float64), kind="stable")
     return edges.iloc[order[:n_edges]]
 

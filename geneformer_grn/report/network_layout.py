@@ -30,10 +30,10 @@ def path_lengths(n_nodes: int, pairs: np.ndarray) -> np.ndarray:
     ndarray
         ``(n_nodes, n_nodes)`` float64.
     """
-    from scipy.sparse import coo_array
+    from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components, shortest_path
 
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_nodes, n_nodes))
+    graph = csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_nodes, n_nodes))
     _, component = connected_components(graph, directed=False)
     lengths = shortest_path(graph, directed=False, unweighted=True)
     room = np.sqrt(np.bincount(component))[component]

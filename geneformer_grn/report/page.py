@@ -166,7 +166,7 @@ def _network_view(content: ReportContent, order: list[str]) -> dict[str, Any] | 
 def _perturbation_view(content: ReportContent, order: list[str]) -> dict[str, Any] | None:
     """Return the rankings, their table and what they mean; None where nothing was perturbed."""
     effects = content.effects
-    if effects.empty:
+    if effects.empty or effects["shift"].isna().all():
         return None
     limits = ("shift", "ci_low", "ci_high", "null_low", "null_high")
     ends = effects[[column for column in limits if column in effects]].to_numpy(dtype=np.float64)

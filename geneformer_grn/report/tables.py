@@ -129,6 +129,7 @@ def _sort_keys(values: np.ndarray) -> list[float | str]:
 
 def shown_edges(edges: pd.DataFrame, n_rows: int, order: Sequence[str]) -> pd.DataFrame:
     """Return at most about `n_rows` edges, the same number of the strongest for each group and method."""
+    edges = edges.reset_index(drop=True)  # tables put together from groups often repeat their index
     methods = edges["method"].astype(str) if "method" in edges else pd.Series("", index=edges.index)
     parts = [
         part
