@@ -127,14 +127,13 @@ def run_screen(
         plan.kind, len(sets), len(ranks), screen.n_passes, screen.cells_per_gene, screen.n_null,
     )  # fmt: skip
     found = perturb_cells(encoder, ranked, screen.requests, settings, states=states)
+    cells = found.cells[found.cells["readout"].isin(settings.readouts)]
     tested = np.array([not request.is_null for request in screen.requests], dtype=bool)
-    kept = (
-        tested[found.cells["request"].to_numpy()] & found.cells["readout"].isin(settings.readouts).to_numpy()
-    )
+    kept = cells.loc[tested[cells["request"].to_numpy()], list(CELL_COLUMNS)]
     names = set_names(screen.requests, encoder.vocabulary)
     return PerturbationResult(
-        effects=effects_table(screen, names, found.cells, seed=plan.seed),
-        cells=found.cells.loc[kept, list(CELL_COLUMNS)].reset_index(drop=True),
+        effects=effects_table(screen, names, cells, seed=plan.seed),
+        cells=kept.reset_index(drop=True),
         gene_shifts=found.gene_shifts,
         facts={
             "n_passes": found.n_passes,

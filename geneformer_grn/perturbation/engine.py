@@ -107,7 +107,7 @@ def perturb_cells(
     names = set_names(requests, encoder.vocabulary)
     shifts = _gene_table(requests, names, passes.gene_shifts, encoder.vocabulary)
     return Perturbed(
-        cells=_cell_table(requests, names, (request_of, cell_of), values, list(targets)),
+        cells=_cell_table(requests, names, (request_of, cell_of), values, ["", *targets]),
         gene_shifts=shifts if "genes" in settings.readouts else None,
         n_passes=passes.n_encoded,
         n_without_gene=len(cell_of) - n_edits,
@@ -148,7 +148,7 @@ def _cell_table(
                 "request": request_of,
             }
         )
-        for state, column in zip(["", *states], values.T, strict=True)
+        for state, column in zip(states, values.T, strict=True)
     ]
     return pd.concat(parts, ignore_index=True)
 

@@ -1,5 +1,6 @@
 """``gg.tl``: the model on AnnData; results are written in place, each in its scverse place."""
 
 from geneformer_grn.tl.embed import embed
+from geneformer_grn.tl.perturb import perturb
 
-__all__ = ["embed"]
+__all__ = ["embed", "perturb"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from geneformer_grn.model.encoder import Encoder
+
 
 def perturb(
     adata: AnnData,
     genes: Sequence[str] | str,
+    model: str | Path | Encoder = "mini",
     *,
-    model: str | Path = "mini",
     kind: str = "delete",
     together: bool = False,
     groups: str | None = None,
@@ -24,6 +26,7 @@ def perturb(
     start: str | None = None,
     goal: str | None = None,
     alternatives: Sequence[str] = (),
+    readouts: Sequence[str] | None = None,
     encoder_layer: int = -1,
     pooling: Literal["mean", "cls"] | None = None,
     n_null: int = 40,
@@ -32,6 +35,10 @@ def perturb(
     n_cells: int | None = None,
     layer: str | None = None,
     gene_column: str | None = None,
+    counts_column: str | None = None,
+    allow_normalised: bool = False,
+    sum_duplicates: bool = False,
+    drop_empty: bool = False,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
     token_budget: int = 16_384,
@@ -46,7 +53,7 @@ def perturb(
     genes
         Symbols or Ensembl IDs (a list, or text with commas), ``"all"`` or ``"regulators"``.
     model
-        A shipped name, a checkpoint folder, or a Hugging Face id on disk.
+        A shipped name, a checkpoint folder, a Hugging Face id on disk, or an encoder loaded before.
     kind
         ``delete``, ``overexpress`` or ``knockout``.
     together
@@ -54,8 +61,10 @@ def perturb(
     groups
         obs column of cell groups.
     states, start, goal, alternatives
-        obs column of cell states, and its values to start from and to measure towards. Only cells in the start state
-        are perturbed then.
+        obs column of cell states, and its values to start from and to measure towards. Only cells in the
+        start state are perturbed then.
+    readouts
+        Of ``cell``, ``state``, ``genes``; None: ``cell``, with states also ``state``.
     encoder_layer
         0 is the last layer, -1 the one before.
     pooling
@@ -66,8 +75,8 @@ def perturb(
         Upper bound on passes through the model.
     n_cells
         Use a random sample of at most this many cells.
-    layer, gene_column
-        Where the raw counts and the gene names are.
+    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty
+        How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
     device, precision, token_budget
         How the model runs.
     seed
@@ -75,9 +84,10 @@ def perturb(
 
     Returns
     -------
-    The effects table: ``gene``, ``kind``, ``group``, ``readout``, ``state``, ``shift`` (``1 - cosine``; with states the
-    difference of cosines), ``n_cells``, ``ci_low``, ``ci_high``, ``p_value``, ``q_value``, ``n_null``. Written to
-    ``adata.uns["geneformer_grn"]["perturb"]["effects"]`` with the parameters beside it.
+    The effects table: ``gene``, ``kind``, ``group``, ``readout``, ``state``, ``shift`` (``1 - cosine``;
+    with states the difference of cosines), ``n_cells``, ``ci_low``, ``ci_high``, ``p_value``, ``q_value``,
+    ``n_null``. Written to ``adata.uns["geneformer_grn"]["perturb"]["effects"]`` with the parameters beside
+    it, and with the readout ``genes`` the table ``["gene_shifts"]``.
 
     Raises
     ------
@@ -86,8 +96,8 @@ def perturb(
 
     Notes
     -----
-    A cell is not a replicate: the interval says how well the mean is known in these cells; the p-value compares with
-    genes of the same rank. Theodoris et al. (2023), Nature 618.
+    A cell is not a replicate: the interval says how well the mean is known in these cells; the p-value
+    compares with genes of the same rank. Theodoris et al. (2023), Nature 618.
 
     Examples
     --------
@@ -95,7 +105,7 @@ def perturb(
     >>> gg.tl.perturb(adata, ["CD74"], groups="cell_type")  # doctest: +SKIP
     """
     from geneformer_grn.cells.counts import ReadSettings, read_counts
-    from geneformer_grn.model.encoder import load_encoder
+    from geneformer_grn.model.encoder import Encoder, load_encoder
     from geneformer_grn.workflows.perturb import PerturbOptions, parse_genes, perturb_counts, record
 
     options = PerturbOptions(
@@ -107,6 +117,7 @@ def perturb(
         start=start,
         goal=goal,
         alternatives=tuple(alternatives),
+        readouts=None if readouts is None else tuple(readouts),
         n_null=n_null,
         null_cells=null_cells,
         max_passes=max_passes,
@@ -115,10 +126,19 @@ def perturb(
         token_budget=token_budget,
         seed=seed,
     )
-    encoder = load_encoder(model, device=device, precision=precision)
-    reading = ReadSettings(layer=layer, gene_column=gene_column)
+    encoder = model if isinstance(model, Encoder) else load_encoder(model, device=device, precision=precision)
+    reading = ReadSettings(
+        layer=layer,
+        gene_column=gene_column,
+        counts_column=counts_column,
+        allow_normalised=allow_normalised,
+        sum_duplicates=sum_duplicates,
+        drop_empty=drop_empty,
+    )
     counts = read_counts(adata, encoder.vocabulary, reading, n_cells=n_cells, seed=seed)
     result = perturb_counts(encoder, counts, options)
-    stored: dict[str, Any] = adata.uns.setdefault("geneformer_grn", {})
-    stored["perturb"] = {**record(encoder, counts, options, result), "effects": result.effects}
+    stored = {**record(encoder, counts, options, result), "effects": result.effects}
+    if result.gene_shifts is not None:
+        stored["gene_shifts"] = result.gene_shifts
+    adata.uns["geneformer_grn"] = {**adata.uns.get("geneformer_grn", {}), "perturb": stored}
     return result.effects

@@ -1,0 +1,301 @@
+"""In-silico perturbation of a count file: genes and states resolved, cells ranked, the screen run.
+
+What both faces call: ``geneformer-grn perturb`` and ``gg.tl.perturb``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from geneformer_grn._runtime import logger, package_version
+from geneformer_grn.cells.counts import CellCounts
+from geneformer_grn.cells.ranking import RankedCells, rank_cells
+from geneformer_grn.genes.mapping import find_genes
+from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.workflows.grouping import column_labels
+
+if TYPE_CHECKING:
+    from geneformer_grn.model.encoder import Encoder
+    from geneformer_grn.perturbation.effects import PerturbationResult
+    from geneformer_grn.perturbation.requests import PerturbSettings, Pooling
+    from geneformer_grn.perturbation.screen import PerturbationPlan
+
+ALL, REGULATORS = "all", "regulators"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbOptions:
+    """What a user may choose.
+
+    Parameters
+    ----------
+    genes
+        Symbols or Ensembl IDs; ``all``: every gene of the cells; ``regulators``: those of the vocabulary.
+    kind
+        ``delete``, ``overexpress`` or ``knockout``.
+    together
+        Perturb the named genes as one set.
+    groups
+        obs column of cell groups; None: all cells are one group.
+    states
+        obs column of cell states; only cells in the start state are perturbed then.
+    start, goal, alternatives
+        Values of that column.
+    readouts
+        Of ``cell``, ``state``, ``genes``; None: ``cell``, with states also ``state``. ``genes`` alone comes
+        with ``cell``, which costs nothing more.
+    n_null, null_cells
+        Null genes per perturbed gene, and cells that each is perturbed in.
+    max_passes
+        Upper bound on passes through the model; None: as many as it takes.
+    encoder_layer, pooling, token_budget
+        See `geneformer_grn.perturbation.requests.PerturbSettings`.
+    seed
+        Seed of the null's cells and of the bootstrap.
+    """
+
+    genes: tuple[str, ...] | Literal["all", "regulators"]
+    kind: str = "delete"
+    together: bool = False
+    groups: str | None = None
+    states: str | None = None
+    start: str | None = None
+    goal: str | None = None
+    alternatives: tuple[str, ...] = ()
+    readouts: tuple[str, ...] | None = None
+    n_null: int = 40
+    null_cells: int = 10
+    max_passes: int | None = None
+    encoder_layer: int = -1
+    pooling: Pooling | None = None
+    token_budget: int = 16_384
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("states", "start", "goal") if getattr(self, name) is not None]
+        if given and len(given) < 3:
+            raise ValueError(
+                f"only {' and '.join(given)} given: states need the obs column, a start and a goal state"
+            )
+        if self.alternatives and not given:
+            raise ValueError("alternative states need the obs column, a start state and a goal state too")
+        if self.together and isinstance(self.genes, str):
+            raise ValueError(f"'together' perturbs named genes as one set; {self.genes!r} names none")
+        named = [self.start, self.goal, *self.alternatives]
+        if given and len(set(named)) < len(named):
+            raise ValueError(f"a state is named twice: {', '.join(map(str, named))}")
+
+
+def parse_genes(text: str | Sequence[str]) -> tuple[str, ...] | Literal["all", "regulators"]:
+    """Return gene names from a list or from text with commas; ``all`` and ``regulators`` pass through.
+
+    Raises
+    ------
+    ValueError
+        No gene is named.
+    """
+    if isinstance(text, str) and text.strip().lower() in {ALL, REGULATORS}:
+        return "all" if text.strip().lower() == ALL else "regulators"
+    parts = text.split(",") if isinstance(text, str) else text
+    names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    if not names:
+        raise ValueError("no gene to perturb; give symbols or Ensembl IDs, 'all' or 'regulators'")
+    return names
+
+
+def perturb_counts(encoder: Encoder, counts: CellCounts, options: PerturbOptions) -> PerturbationResult:
+    """Perturb genes in silico in the cells of a count file.
+
+    Parameters
+    ----------
+    encoder
+        The model.
+    counts
+        Cells read with its vocabulary.
+    options
+        What to do.
+
+    Returns
+    -------
+    Effects, cells (``cell_id`` are the obs names) and gene shifts; ``facts`` also lists the genes that are
+    unknown.
+
+    Raises
+    ------
+    ValueError
+        No known gene, an unknown kind, column, state or readout, or a bound on passes that is too low.
+    """
+    from geneformer_grn.perturbation.effects import run_screen
+    from geneformer_grn.perturbation.requests import PerturbSettings
+
+    with_states = options.states is not None
+    settings = PerturbSettings(
+        encoder_layer=options.encoder_layer,
+        pooling=options.pooling,
+        token_budget=options.token_budget,
+        readouts=_readouts(options),
+    )
+    labels = np.full(len(counts), ALL, dtype=object)
+    if options.groups is not None:
+        labels = column_labels(counts.obs, options.groups).astype(object)
+    plan = _plan(options)
+    ranked = rank_cells(counts, encoder.vocabulary)
+    states = None
+    if with_states:
+        of_state = _state_rows(counts, options)
+        labels[np.setdiff1d(np.arange(len(counts)), of_state[str(options.start)])] = None
+        states = _mean_embeddings(encoder, ranked, of_state, settings)
+    used = np.flatnonzero([label is not None for label in labels])
+    sets, unknown = _gene_sets(options, encoder.vocabulary, ranked, used)
+    result = run_screen(encoder, ranked, labels, sets, plan, settings=settings, states=states)
+    names = counts.obs.index.to_numpy(dtype=object)
+    cells = result.cells.assign(cell_id=names[result.cells["cell_id"].to_numpy()])
+    lacking = _never_held(result)
+    if lacking:
+        logger.warning("no cell holds the genes of %d perturbations (first: %s)", len(lacking), lacking[0])
+    facts: dict[str, Any] = {
+        **result.facts,
+        "pooling": settings.pooling_for(encoder.vocabulary),
+        "readouts": list(settings.readouts),
+        "n_cells": len(used),
+        "n_gene_sets": len(sets),
+        "genes_unknown": unknown,
+        "n_without_cells": len(lacking),
+    }
+    return replace(result, cells=cells, facts=facts)
+
+
+def record(
+    encoder: Encoder, counts: CellCounts, options: PerturbOptions, result: PerturbationResult
+) -> dict[str, Any]:
+    """Return what was run on what, in single values (lists as text with commas, nothing unset) by section."""
+
+    def single(facts: dict[str, Any]) -> dict[str, Any]:
+        joined = {
+            key: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+            for key, value in facts.items()
+        }
+        return {key: value for key, value in joined.items() if isinstance(value, str | bool | int | float)}
+
+    return {
+        "package_version": package_version(),
+        "model": encoder.name,
+        "vocabulary_fingerprint": encoder.vocabulary.fingerprint,
+        "parameters": single({**asdict(options), "precision": encoder.precision}),
+        "found": single(result.facts),
+        "cells": single(counts.report),
+    }
+
+
+def _plan(options: PerturbOptions) -> PerturbationPlan:
+    """Return the screen's plan: named genes in every cell (NaN where lacking), others where held."""
+    from geneformer_grn.perturbation.screen import PerturbationPlan
+
+    everywhere = not isinstance(options.genes, str)
+    if options.genes == REGULATORS:
+        everywhere = options.kind == "overexpress"
+    return PerturbationPlan(
+        kind=options.kind,
+        cells_per_gene=options.null_cells,
+        tested_cells="all" if everywhere else "holders",
+        n_null=options.n_null,
+        max_passes=options.max_passes,
+        seed=options.seed,
+    )
+
+
+def _readouts(options: PerturbOptions) -> tuple[str, ...]:
+    """Return the readouts asked for, or those that fit."""
+    if options.readouts is None:
+        return ("cell", "state") if options.states is not None else ("cell",)
+    return ("cell", "genes") if set(options.readouts) == {"genes"} else options.readouts
+
+
+def _gene_sets(
+    options: PerturbOptions, vocabulary: GeneVocabulary, ranked: RankedCells, rows: np.ndarray
+) -> tuple[list[tuple[int, ...]], list[str]]:
+    """Return the gene sets to perturb as tokens, and the names that are unknown."""
+    if isinstance(options.genes, str):
+        return [(int(token),) for token in _present_genes(options.genes, vocabulary, ranked, rows)], []
+    found, unknown = [], []
+    for name in options.genes:
+        try:
+            found += find_genes([name], vocabulary)
+        except ValueError:
+            unknown.append(name)
+    if unknown and (options.together or not found):
+        find_genes(options.genes, vocabulary)  # raises, naming them: a set without a member is another set
+    if unknown:
+        logger.warning("%d genes not in the vocabulary, left out: %s", len(unknown), ", ".join(unknown[:10]))
+    tokens = list(dict.fromkeys(found))
+    return ([tuple(tokens)] if options.together else [(token,) for token in tokens]), unknown
+
+
+def _present_genes(
+    which: str, vocabulary: GeneVocabulary, ranked: RankedCells, rows: np.ndarray
+) -> np.ndarray:
+    """Return the ascending tokens of all genes, or all regulators, that the model sees in the cells."""
+    room = vocabulary.max_length - vocabulary.n_wrapping
+    seen = np.zeros(len(vocabulary), dtype=bool)
+    for row in rows:
+        seen[ranked.cell(row)[:room]] = True
+    if which == REGULATORS:
+        seen &= vocabulary.is_regulator
+    if not seen.any():
+        raise ValueError(f"genes {which!r}: none is expressed in these {len(rows):,} cells")
+    return np.flatnonzero(seen)
+
+
+def _state_rows(counts: CellCounts, options: PerturbOptions) -> dict[str, np.ndarray]:
+    """Return state -> rows of its cells, for the start state, the goal state and the alternatives."""
+    if options.states is None or options.states not in counts.obs.columns:
+        known = ", ".join(map(str, counts.obs.columns)) or "none"
+        raise ValueError(f"no obs column {options.states!r} for states; the cells have: {known}")
+    labels = column_labels(counts.obs, options.states)
+    rows = {str(state): np.flatnonzero(labels == str(state)) for state in _named_states(options)}
+    empty = [state for state, members in rows.items() if not len(members)]
+    if empty:
+        present = ", ".join(map(repr, list(dict.fromkeys(labels))[:10]))
+        raise ValueError(
+            f"no cell is in state {', '.join(map(repr, empty))}; column {options.states!r} holds {present}"
+        )
+    return rows
+
+
+def _named_states(options: PerturbOptions) -> list[str]:
+    return [str(options.start), str(options.goal), *options.alternatives]
+
+
+def _mean_embeddings(
+    encoder: Encoder, ranked: RankedCells, rows: dict[str, np.ndarray], settings: PerturbSettings
+) -> dict[str, np.ndarray]:
+    """Return state -> ``(d,)`` float64 mean embedding of its cells, layer and pooling as in `settings`."""
+    from geneformer_grn.embedding import EmbedSettings, embed_cells
+
+    how = EmbedSettings(
+        pooling=settings.pooling_for(encoder.vocabulary),
+        encoder_layer=settings.encoder_layer,
+        token_budget=settings.token_budget,
+    )
+    together = np.concatenate(list(rows.values()))
+    embedded = embed_cells(encoder, _take(ranked, together), how).astype(np.float64)
+    ends = np.cumsum([len(members) for members in rows.values()])
+    parts = np.split(embedded, ends[:-1])
+    return {state: np.nanmean(part, axis=0) for state, part in zip(rows, parts, strict=True)}
+
+
+def _take(ranked: RankedCells, rows: np.ndarray) -> RankedCells:
+    """Return the ranked cells of `rows`, in their order."""
+    cells = [ranked.cell(row) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum([len(cell) for cell in cells])]).astype(np.int64)
+    return RankedCells(tokens=np.concatenate(cells), offsets=offsets, n_counts=ranked.n_counts[rows])
+
+
+def _never_held(result: PerturbationResult) -> list[str]:
+    """Return the perturbed genes that no cell of any group held."""
+    most = result.effects.groupby("gene", sort=False)["n_cells"].max()
+    return [str(gene) for gene in most.index[most == 0]]
