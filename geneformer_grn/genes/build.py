@@ -8,6 +8,7 @@ price is that a name which several genes share always means the same one of them
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 from dataclasses import asdict, dataclass
@@ -17,11 +18,9 @@ import pandas as pd
 
 from geneformer_grn._runtime import atomic_path, logger
 from geneformer_grn.genes.sources import sources_text
+from geneformer_grn.genes.table import DATA_FOLDER, GENES_FILE, IDENTIFIERS_FILE, RETIRED
 
-GENES_FILE = "genes.tsv.gz"
-IDENTIFIERS_FILE = "identifiers.tsv.gz"
 SOURCES_FILE = "SOURCES.md"
-DATA_FOLDER = Path(__file__).parent / "data"
 
 GENE_TABLE = "human_gene_table.tsv.gz"
 ORTHOLOG_TABLE = "human_mouse_one2one_orthologs.tsv"
@@ -35,7 +34,6 @@ REFERENCE_TABLES = (
 # What a name can be to a gene, strongest first. A reference's own name stands above a previous symbol, since
 # counts filed under it were counted on exactly that gene.
 KINDS = ("approved", "gencode", "10x", "previous", "alias")
-RETIRED = "retired"
 
 
 @dataclass(frozen=True)
@@ -131,10 +129,12 @@ def build_gene_table(genes: Path, regulators: list[Path], out: Path | None = Non
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a gzipped TSV whose bytes depend on its content only (no time stamp, no file name)."""
+    """Write a gzipped TSV without quotes; its bytes depend on its content only (no time, no file name)."""
     buffer = io.BytesIO()
     with gzip.GzipFile(filename="", fileobj=buffer, mode="wb", compresslevel=9, mtime=0) as handle:
-        handle.write(table.to_csv(sep="\t", index=False, lineterminator="\n").encode())
+        handle.write(
+            table.to_csv(sep="\t", index=False, lineterminator="\n", quoting=csv.QUOTE_NONE).encode()
+        )
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 

@@ -7,16 +7,13 @@ import pandas as pd
 import pytest
 
 from geneformer_grn.genes.build import (
-    DATA_FOLDER,
     GENE_TABLE,
-    GENES_FILE,
-    IDENTIFIERS_FILE,
     ORTHOLOG_TABLE,
     REFERENCE_TABLES,
     SOURCES_FILE,
     build_gene_table,
 )
-from geneformer_grn.genes.table import read_gene_table
+from geneformer_grn.genes.table import DATA_FOLDER, GENES_FILE, IDENTIFIERS_FILE, read_gene_table
 
 A, B, C, D, E, OLD, OLDER = (f"ENSG{number:011d}" for number in range(1, 8))
 GENES = [

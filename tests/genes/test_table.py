@@ -4,8 +4,13 @@ import re
 
 import pytest
 
-from geneformer_grn.genes.build import DATA_FOLDER, GENES_FILE, IDENTIFIERS_FILE
-from geneformer_grn.genes.table import load_gene_table, read_gene_table
+from geneformer_grn.genes.table import (
+    DATA_FOLDER,
+    GENES_FILE,
+    IDENTIFIERS_FILE,
+    load_gene_table,
+    read_gene_table,
+)
 
 
 def test_shipped_table_is_consistent():
