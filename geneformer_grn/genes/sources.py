@@ -76,8 +76,8 @@ approved symbol, GENCODE name, 10x reference name (newest reference first), prev
 Among equals: protein-coding first, then genes in a 10x reference, then the smallest Ensembl ID.
 
 **A retired Ensembl ID** of a 10x reference goes to the gene that carries its name today as its
-approved, GENCODE or previous symbol, unless the name is ambiguous or that reference holds today's gene
-as well.
+approved, GENCODE or previous symbol, unless the name is ambiguous or every reference with this ID holds
+today's gene as well (then they were two genes to it).
 
 | file read | bytes | sha256 |
 |---|---|---|
