@@ -11,13 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 from geneformer_grn._runtime import atomic_path
 from geneformer_grn.genes.vocabulary import GeneVocabulary
-from tokenizers import AddedToken, Tokenizer
 
 
 def write_tokenizer(vocabulary: GeneVocabulary, folder: Path | str) -> None:

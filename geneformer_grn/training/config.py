@@ -28,15 +28,23 @@ class ModelSection(_Section):
     ffn_size: int = Field(default=512, ge=1)
     activation: Literal["gelu", "relu"] = "gelu"
     dropout: float = Field(
-        0.02, ge=0.0, lt=1.0, description="of hidden states; attention dropout is always 0"
+        default=0.02, ge=0.0, lt=1.0, description="of hidden states; attention dropout is always 0"
     )
     initializer_range: float = Field(default=0.02, gt=0.0)
+    output_bias: Literal["zeros", "frequencies"] = Field(
+        default="frequencies", description="start of the head's bias: 0, or log frequencies in the corpus"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> ModelSection:
         if self.hidden_size % self.n_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of n_heads {self.n_heads}")
         return self
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The part that `ModelConfig` takes."""
+        return self.model_dump(exclude={"output_bias"})
 
 
 class DataSection(_Section):
@@ -228,8 +236,11 @@ def _complaints(error: ValidationError) -> list[str]:
     for problem in error.errors(include_url=False):
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            candidates = known if "." in key else [*known, *PretrainConfig.model_fields]
-            near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.5)
+            section, dot, name = key.partition(".")
+            names = {known_key.partition(".")[2]: known_key for known_key in known}  # all names differ
+            sections = list(PretrainConfig.model_fields)
+            near = [names[match] for match in difflib.get_close_matches(name, names, n=1)]
+            near = near if dot else difflib.get_close_matches(section, sections, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
             complaints.append(f"unknown key {key!r}{hint}")
         elif problem["type"] == "missing":

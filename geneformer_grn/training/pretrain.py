@@ -129,11 +129,11 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
     )
     accelerator.wait_for_everyone()  # nobody writes into `out` before everybody has looked
     run = _start(config, out, data, accelerator, resume=resume)
-    baseline = _add_validation(run, data)
     share = Share(accelerator.process_index, accelerator.num_processes, config.optim.accumulation)
     start = (run.position.epoch, run.position.batch)
     steps = training_steps(data.corpus, data.vocabulary, data.batches, share=share, start=start)
     try:
+        baseline = _add_validation(run, data)
         with Prefetched(steps, accelerator.device) as ready:
             finished = train(run, ready)
     finally:
@@ -207,8 +207,11 @@ def _start(
     accelerator.wait_for_everyone()
     start_tracker(accelerator, config.run.tracker, flat_config(config), out=out)
 
-    shape = ModelConfig(**config.model.model_dump())
-    module = SummedLoss(new_model(shape, data.vocabulary, seed=config.run.seed), config.run.precision)
+    shape = ModelConfig(**config.model.shape)
+    bare_model = new_model(shape, data.vocabulary, seed=config.run.seed)
+    if config.model.output_bias == "frequencies":
+        start_bias_at_frequencies(bare_model, data.corpus)
+    module = SummedLoss(bare_model, config.run.precision)
     if config.run.compile:
         module.compile(dynamic=True)
     optimizer = make_optimizer(module, config.optim, device=accelerator.device)
@@ -220,6 +223,18 @@ def _start(
         log=RunLog(out, accelerator, after_step=position.step),
         total_steps=plan["steps"], position=position, facts=facts,
     )  # fmt: skip
+
+
+def start_bias_at_frequencies(model: BertForMaskedLM, corpus: Corpus) -> None:
+    """Set the head's bias to the log frequency of each token in the corpus (one added to every count).
+
+    Frequencies span ten nats, which a bias that starts at 0 takes thousands of small steps to cross; started
+    here, the untrained model guesses as well as the frequencies do.
+    """
+    counts = np.bincount(corpus.input_ids, minlength=model.config.vocab_size) + 1.0
+    counts[: corpus.vocabulary.n_special] = 1.0  # never an answer
+    with torch.no_grad():
+        model.cls.predictions.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
 
 
 def _add_validation(run: Run, data: PretrainingData) -> RankPositionBaseline | None:
