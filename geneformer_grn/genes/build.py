@@ -57,8 +57,8 @@ def build_gene_table(genes: Path, regulators: list[Path], out: Path | None = Non
     A name that several genes carry goes to the gene for which it is the strongest kind of name (approved
     symbol, GENCODE name, 10x reference name, previous symbol, alias); among equals to a protein-coding gene,
     then to one that a 10x reference holds, then to the smallest Ensembl ID. A retired Ensembl ID of a 10x
-    reference goes to the gene that carries its name today, unless every reference with this ID holds that gene
-    too (then they were two genes to it).
+    reference goes to the gene that carries its name today, unless every reference with this ID holds that
+    gene too (then they were two genes to it).
 
     Parameters
     ----------
