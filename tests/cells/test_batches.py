@@ -1,0 +1,118 @@
+"""Training batches: every cell once, the same batches for any number of processes, and from any place on."""
+
+from dataclasses import replace
+from itertools import zip_longest
+
+import numpy as np
+import pytest
+import torch
+
+from geneformer_grn.cells.batches import (
+    BatchSettings,
+    crop,
+    n_training_batches,
+    plan_epoch,
+    training_batches,
+)
+from geneformer_grn.cells.masking import mask_cell
+from geneformer_grn.genes.vocabulary import VocabularyMismatchError
+
+SETTINGS = BatchSettings(token_budget=150, seed=4)
+
+
+def batches(corpus, vocabulary, *, settings=SETTINGS, epoch=1, **kwargs):
+    return list(training_batches(corpus, vocabulary, settings, epoch=epoch, **kwargs))
+
+
+def same(first, second):
+    return torch.equal(first.input_ids, second.input_ids) and torch.equal(first.labels, second.labels)
+
+
+def test_a_plan_holds_every_cell_once_within_the_budget():
+    lengths = np.random.default_rng(0).integers(1, 100, 500)
+    plan = plan_epoch(lengths, BatchSettings(token_budget=1000), epoch=0)
+    np.testing.assert_array_equal(np.sort(np.concatenate(plan)), np.arange(500))
+    fills = np.array([lengths[batch].sum() for batch in plan])
+    assert fills.max() <= 1000
+    assert fills.sum() / (1000 * len(plan)) > 0.95
+
+
+def test_a_plan_depends_on_seed_and_epoch_only():
+    lengths = np.random.default_rng(0).integers(1, 100, 200)
+
+    def plan(seed, epoch):
+        return np.concatenate(plan_epoch(lengths, BatchSettings(token_budget=500, seed=seed), epoch=epoch))
+
+    np.testing.assert_array_equal(plan(1, 2), plan(1, 2))
+    assert (plan(1, 2) != plan(1, 3)).any()
+    assert (plan(1, 2) != plan(2, 2)).any()
+
+
+def test_a_plan_of_some_cells():
+    plan = plan_epoch(np.full(50, 10), BatchSettings(token_budget=100), epoch=0, cells=np.arange(20, 31))
+    np.testing.assert_array_equal(np.sort(np.concatenate(plan)), np.arange(20, 31))
+
+
+def test_plans_that_cannot_be_made():
+    with pytest.raises(ValueError, match="longest cell, 20 tokens"):
+        plan_epoch(np.array([5, 20]), BatchSettings(token_budget=10), epoch=0)
+    with pytest.raises(ValueError, match="no cells"):
+        plan_epoch(np.array([5, 20]), BatchSettings(), epoch=0, cells=np.array([], dtype=int))
+
+
+def test_batches_hold_the_masked_cells(tiny_corpus, tiny_vocabulary):
+    seen = []
+    for batch in batches(tiny_corpus, tiny_vocabulary):
+        assert batch.n_tokens <= 150
+        for place, cell in enumerate(batch.cell_index.tolist()):
+            start, stop = batch.cu_seqlens[place : place + 2].tolist()
+            ids, labels = mask_cell(
+                tiny_corpus.cell(cell), tiny_vocabulary, SETTINGS.mask, seed=4, epoch=1, cell=cell
+            )
+            np.testing.assert_array_equal(batch.input_ids[0, start:stop], ids)
+            np.testing.assert_array_equal(batch.labels[0, start:stop], labels)
+            seen.append(cell)
+    assert sorted(seen) == list(range(80))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+def test_processes_share_the_batches_of_one(tiny_corpus, tiny_vocabulary, world_size):
+    alone = batches(tiny_corpus, tiny_vocabulary)
+    ranks = [
+        batches(tiny_corpus, tiny_vocabulary, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    assert {len(rank) for rank in ranks} == {n_training_batches(len(alone), world_size)}
+    together = [batch for step in zip(*ranks, strict=True) for batch in step]
+    for expected, batch in zip_longest(alone, together):
+        if expected is None:  # only keeps its process busy
+            assert len(batch.masked_index) == 0
+            assert batch.cell_index.tolist() == [-1]
+        else:
+            assert same(expected, batch)
+
+
+@pytest.mark.parametrize("start", [1, 4])
+def test_resuming_gives_the_batches_that_were_left(tiny_corpus, tiny_vocabulary, start):
+    whole = batches(tiny_corpus, tiny_vocabulary, rank=1, world_size=2)
+    rest = batches(tiny_corpus, tiny_vocabulary, rank=1, world_size=2, start_batch=start)
+    assert len(rest) == len(whole) - start
+    assert all(same(a, b) for a, b in zip(whole[start:], rest, strict=True))
+
+
+def test_shorter_cells_on_request(tiny_corpus, tiny_vocabulary):
+    settings = BatchSettings(token_budget=100, max_length=20)
+    for batch in batches(tiny_corpus, tiny_vocabulary, settings=settings):
+        assert batch.max_seqlen <= 20
+        assert (batch.input_ids[0, batch.cu_seqlens[1:].long() - 1] == 3).all()
+
+
+def test_another_vocabulary_is_refused(tiny_corpus, tiny_vocabulary):
+    other = replace(tiny_vocabulary, max_length=40)
+    with pytest.raises(VocabularyMismatchError, match="corpus corpus"):
+        batches(tiny_corpus, other)
+
+
+def test_crop(tiny_vocabulary):
+    ids = np.array([2, 7, 8, 9, 3], dtype=np.uint16)
+    assert crop(ids, tiny_vocabulary, 4).tolist() == [2, 7, 8, 3]
+    assert crop(ids, tiny_vocabulary, 5) is ids
