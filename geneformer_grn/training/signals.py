@@ -1,4 +1,4 @@
-"""Stopping a run from outside: a signal is remembered, the step at work ends, then the run saves and leaves."""
+"""Stopping a run from outside: a signal is remembered, the step ends, then the run saves and leaves."""
 
 from __future__ import annotations
 

@@ -1,0 +1,64 @@
+"""A corpus of the tiny cells and a config that trains on it within a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from geneformer_grn.cells.corpus import Corpus, write_corpus
+from geneformer_grn.training.config import PretrainConfig, read_config
+
+TINY = """
+[model]
+n_layers = 2
+hidden_size = 16
+n_heads = 2
+ffn_size = 32
+dropout = 0.1
+
+[data]
+corpus = "set by the test"
+token_budget = 400
+
+[optim]
+lr = 5e-3
+warmup_steps = 2
+
+[run]
+max_steps = 12
+log_every = 3
+checkpoint_every = 4
+device = "cpu"
+"""
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tiny_adata, tiny_vocabulary, tmp_path_factory) -> Path:
+    """80 cells as a corpus."""
+    folder = tmp_path_factory.mktemp("corpus")
+    tiny_adata.write_h5ad(folder / "cells.h5ad")
+    write_corpus([folder / "cells.h5ad"], folder / "train", tiny_vocabulary)
+    return folder / "train"
+
+
+@pytest.fixture(scope="session")
+def corpus(corpus_folder: Path) -> Corpus:
+    return Corpus.open(corpus_folder)
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def make_config(config_file: Path, corpus_folder: Path):
+    """Return the tiny config with changes such as ``"optim.lr=1e-3"``."""
+
+    def make(*changes: str) -> PretrainConfig:
+        return read_config(config_file, [f"data.corpus={corpus_folder}", *changes])
+
+    return make
