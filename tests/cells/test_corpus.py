@@ -1,7 +1,6 @@
 """Corpora: what is written is what the model reads, `datasets` opens it, damage is found."""
 
 import json
-import os
 from dataclasses import replace
 
 import datasets
@@ -158,7 +157,7 @@ def refused(files, out, vocabulary, settings=None, *, error=ValueError, match):
     with pytest.raises(error, match=match):
         write_corpus(files, out, vocabulary, settings)
     assert not out.exists()
-    assert not [name for name in os.listdir(out.parent) if name.startswith(".geneformer-grn")]
+    assert not list(out.parent.glob(".geneformer-grn*"))
 
 
 def test_refusals_leave_nothing_behind(tiny_h5ad, tiny_vocabulary, tmp_path):

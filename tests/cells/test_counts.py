@@ -137,7 +137,9 @@ def test_normalised_is_refused_and_says_where_counts_are(tiny_adata, tiny_vocabu
 @pytest.mark.parametrize("log", [True, False])
 def test_normalised_on_request_ranks_as_counts_do(tiny_adata, tiny_vocabulary, log, caplog):
     with caplog.at_level(logging.WARNING, logger="geneformer_grn"):
-        counts = read_counts(normalised(tiny_adata, log), tiny_vocabulary, ReadSettings(allow_normalised=True))
+        counts = read_counts(
+            normalised(tiny_adata, log), tiny_vocabulary, ReadSettings(allow_normalised=True)
+        )
     assert ("log1p is undone" in caplog.text) == log
     assert counts.report["normalised"]
     np.testing.assert_allclose(counts.n_counts, 1e4, rtol=1e-5)
@@ -155,8 +157,8 @@ def test_negative_is_refused_even_on_request(tiny_adata, tiny_vocabulary):
 def test_no_known_gene(tiny_adata, tiny_vocabulary):
     adata = tiny_adata.copy()
     adata.var_names = [f"X{i}" for i in range(60)]
-    with pytest.raises(ValueError, match=r"0 of 60 genes match.*first:
-    'X0'.*--gene-column.*gg\.pp\.map_genes"):
+    message = r"0 of 60 genes match.*first: 'X0'.*--gene-column.*gg\.pp\.map_genes"
+    with pytest.raises(ValueError, match=message):
         read_counts(adata, tiny_vocabulary)
 
 
