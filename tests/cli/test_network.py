@@ -1,0 +1,198 @@
+"""The verbs network and propagate: outputs, exit codes, one clear message."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from geneformer_grn import cli
+from geneformer_grn.cli import network, propagate
+from geneformer_grn.network.edges import read_edges, read_universe
+
+
+@pytest.fixture(scope="module")
+def app():
+    app = typer.Typer()
+    network.add(app)
+    propagate.add(app)
+    return app
+
+
+def call(app, *arguments):
+    """Run a verb; return the exit code that `main` would give, the output and the error."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is None or isinstance(result.exception, SystemExit):
+        return result.exit_code, result.stdout, result.stderr
+    return (2 if cli.is_input_error(result.exception) else 1), result.stdout, str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def scored(app, tiny_adata, tiny_checkpoint, tmp_path_factory):
+    """A folder with cells.h5ad, its edges of both default methods in two groups, and the summary."""
+    folder = tmp_path_factory.mktemp("network")
+    tiny_adata.write_h5ad(folder / "cells.h5ad")
+    code, stdout, error = call(
+        app, "network", folder / "cells.h5ad", "--out", folder / "edges.tsv", "--model", tiny_checkpoint,
+        "--groups", "cell_type", "--top", "50", "--json", "--quiet", "--seed", "7",
+    )  # fmt: skip
+    assert code == 0, error
+    return folder, json.loads(stdout.splitlines()[-1])
+
+
+def test_network_writes_edges_and_universe(scored):
+    folder, summary = scored
+    edges = read_edges(folder / "edges.tsv")
+    assert len(edges) == summary["n_edges"] == 200
+    assert set(edges["method"]) == {"attention", "correlation"}
+    assert set(edges["group"]) == {"A", "B"}
+    universe = read_universe(folder / "edges.tsv")
+    assert universe.groups_column == "cell_type"
+    assert universe.settings["seed"] == 7
+    assert universe.settings["file"] == "cells.h5ad"
+    assert len(universe.regulators) == summary["n_regulators"]
+    assert summary["agreement"]["A"]["attention"]["n_pairs"] > 100
+    assert str(folder) not in (folder / "edges.universe.json").read_text()
+
+
+def test_propagate_refits_unsigned_edges_and_uses_the_scored_groups(app, scored, tiny_checkpoint):
+    folder, _ = scored
+    source = read_edges(folder / "edges.tsv")["source"].value_counts().index[0]
+    code, stdout, error = call(
+        app, "propagate", folder / "edges.tsv", "--sources", source.lower(), "--out", folder / "effects.tsv",
+        "--expression", folder / "cells.h5ad", "--model", tiny_checkpoint, "--json", "--quiet",
+    )  # fmt: skip
+    assert code == 0, error
+    effects = pd.read_csv(folder / "effects.tsv", sep="\t")
+    assert list(effects.columns[:5]) == ["source", "gene", "group", "hop", "effect"]
+    assert set(effects["source"]) == {source}
+    assert set(effects["group"]) <= {"A", "B"}
+    assert (effects.loc[effects["hop"] == 0, "effect"] < 0).all()
+    refitted = read_edges(folder / "effects.edges.tsv")
+    assert set(refitted["method"]) == {"refit"}
+    assert json.loads(stdout.splitlines()[-1])["n_effects"] == len(effects)
+    parameters = json.loads((folder / "effects.parameters.json").read_text())
+    assert parameters["groups"] == "cell_type"
+    assert parameters["kind"] == "delete"
+
+
+def test_attention_without_expression_is_refused_except_by_the_walk(app, scored, tmp_path):
+    folder, _ = scored
+    source = read_edges(folder / "edges.tsv").query("method == 'attention'")["source"].iloc[0]
+    start = ["propagate", folder / "edges.tsv", "--sources", source, "--out", tmp_path / "out.tsv", "--quiet"]
+    code, _, error = call(app, *start)
+    assert code == 2
+    assert "attention and correlation" in error
+    assert "--expression FILE" in error
+    code, _, error = call(app, *start, "--method", "walk")
+    assert code == 2
+    assert "--edge-method" in error
+    assert not list(tmp_path.iterdir())
+    code, _, error = call(app, *start, "--method", "walk", "--edge-method", "attention")
+    assert code == 0, error
+    walked = pd.read_csv(tmp_path / "out.tsv", sep="\t")
+    np.testing.assert_allclose(walked.groupby("group")["effect"].sum(), 1.0)
+
+
+def test_signed_edges_need_no_cells(app, tmp_path):
+    (tmp_path / "edges.tsv").write_text("source\ttarget\tweight\nSPI1\tB\t0.5\nB\tC\t-2\n")
+    for method, expected in (("iterated", [1.0, 0.5, -1.0]), ("linear", [1.0, 0.5, -1.0])):
+        code, _, error = call(
+            app, "propagate", tmp_path / "edges.tsv", "--sources", ["ENSG00000066336", "spi1"][1],
+            "--out", tmp_path / "out.tsv", "--kind", "overexpress", "--method", method, "--quiet",
+        )  # fmt: skip
+        assert code == 0, error
+        assert pd.read_csv(tmp_path / "out.tsv", sep="\t")["effect"].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "combined"], "combined is not available; choose from attention, correlation, ridge"),
+        (["--methods", ""], "choose from"),
+        (["--groups", "nope"], "no obs column 'nope'"),
+        (["--regulators", "missing.txt"], "no gene list at missing.txt"),
+        (["--min-cells", "500"], "no group has the 500 cells"),
+        (["--model", "no/such/model"], "no/such/model"),
+        (["--top", "0"], ""),
+        (["--truth", "x.tsv"], ""),
+    ],
+)
+def test_wrong_calls_of_network_leave_nothing(app, scored, tiny_checkpoint, tmp_path, options, message):
+    folder, _ = scored
+    model = [] if "--model" in options else ["--model", tiny_checkpoint]
+    code, _, error = call(
+        app, "network", folder / "cells.h5ad", "--out", tmp_path / "edges.tsv", "--quiet", *model, *options
+    )
+    assert code == 2
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_destinations_are_checked_before_the_work(app, scored, tiny_checkpoint, tmp_path):
+    folder, _ = scored
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "edges.csv", tmp_path, tmp_path / "file" / "edges.tsv"):
+        code, _, error = call(
+            app, "network", folder / "cells.h5ad", "--out", out, "--model", tiny_checkpoint, "--quiet"
+        )
+        assert code == 2
+        assert error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sources", "NOSUCHGENE"], "'NOSUCHGENE' is not among"),
+        (["--kind", "inhibit"], "use delete or overexpress"),
+        (["--method", "magic"], "use iterated, linear or walk"),
+        (["--edge-method", "ridge"], "no edges of method 'ridge'; the table holds attention, correlation"),
+        (["--expression", "none.h5ad"], "none.h5ad"),
+        (["--groups", "nope", "--expression", "CELLS"], "no obs column 'nope'"),
+    ],
+)
+def test_wrong_calls_of_propagate_leave_nothing(app, scored, tiny_checkpoint, tmp_path, options, message):
+    folder, _ = scored
+    source = read_edges(folder / "edges.tsv")["source"].iloc[0]
+    sources = [] if "--sources" in options else ["--sources", source]
+    options = [folder / "cells.h5ad" if option == "CELLS" else option for option in options]
+    code, _, error = call(
+        app, "propagate", folder / "edges.tsv", "--out", tmp_path / "out.tsv", "--model", tiny_checkpoint,
+        "--quiet", *sources, *options,
+    )  # fmt: skip
+    assert code == 2
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_edge_tables(app, scored, tmp_path):
+    (tmp_path / "edges.tsv").write_text("tf\tgene\tscore\nA\tB\t1\n")
+    code, _, error = call(
+        app, "propagate", tmp_path / "edges.tsv", "--sources", "A", "--out", tmp_path / "o.tsv", "--quiet"
+    )
+    assert code == 2
+    assert "edges.tsv has no column source, target, weight" in error
+    code, _, error = call(
+        app, "propagate", tmp_path / "none.tsv", "--sources", "A", "--out", tmp_path / "o.tsv", "--quiet"
+    )
+    assert code == 2
+
+
+def test_a_file_of_regulators_and_correlation_without_weights(app, scored, tiny_checkpoint, tmp_path):
+    """Counts-only methods read the vocabulary of a checkpoint and never its weights."""
+    folder, _ = scored
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_checkpoint, bare)
+    (bare / "model.safetensors").unlink()
+    (tmp_path / "tf.txt").write_text("ENSG00000000006\nENSG00000000011\nUNKNOWN\n")
+    code, stdout, error = call(
+        app, "network", folder / "cells.h5ad", "--out", tmp_path / "edges.tsv.gz", "--model", bare,
+        "--methods", "ridge,correlation", "--regulators", tmp_path / "tf.txt", "--quiet", "--json",
+    )  # fmt: skip
+    assert code == 0, error
+    assert set(read_edges(tmp_path / "edges.tsv.gz")["source"]) == {"ENSG00000000006", "ENSG00000000011"}
+    assert json.loads(stdout.splitlines()[-1])["n_regulators"] == 2

@@ -1,0 +1,30 @@
+"""``gg.tl.network`` and ``gg.tl.propagate`` on an AnnData: where results go, and that they can be written."""
+
+import anndata
+import pytest
+
+from geneformer_grn.tl.network import network
+from geneformer_grn.tl.propagate import propagate
+
+
+def test_network_then_propagate_then_write(tiny_adata, tiny_checkpoint, tmp_path):
+    adata = tiny_adata.copy()
+    adata.uns["geneformer_grn"] = {"embed": {"model": "x"}}
+    network(adata, tiny_checkpoint, groups="cell_type", top=60)
+    edges = adata.uns["geneformer_edges"]
+    assert set(edges["group"]) == {"A", "B"}
+    assert set(adata.uns["geneformer_grn"]) == {"embed", "network"}
+    source = edges["source"].value_counts().index[0]
+    propagate(adata, [source], model=tiny_checkpoint)
+    effects = adata.uns["geneformer_propagated"]
+    assert set(effects["source"]) == {source}
+    assert set(effects["group"]) <= {"A", "B"}
+    adata.write_h5ad(tmp_path / "out.h5ad")
+    back = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert len(back.uns["geneformer_edges"]) == len(edges)
+    assert back.uns["geneformer_grn"]["network"]["groups"] == "cell_type"
+
+
+def test_propagate_without_edges_says_what_to_run(tiny_adata, tiny_checkpoint):
+    with pytest.raises(ValueError, match=r"run gg\.tl\.network"):
+        propagate(tiny_adata.copy(), ["A"], model=tiny_checkpoint)
