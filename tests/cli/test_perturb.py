@@ -1,0 +1,125 @@
+"""The verb perturb: its tables, exit codes, and nothing half-written."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from geneformer_grn import cli
+from geneformer_grn.cli import perturb
+
+
+@pytest.fixture
+def call(tiny_h5ad, tiny_checkpoint, tmp_path):
+    """Run the verb on the tiny file; return the exit code `main` would give, the output and the error."""
+    app = typer.Typer()
+    perturb.add(app)
+
+    def run(*arguments, out=tmp_path / "out"):
+        head = [tiny_h5ad, "--out", out, "--model", tiny_checkpoint, "--device", "cpu", "--quiet", "--json"]
+        result = CliRunner().invoke(app, [str(argument) for argument in (*head, *arguments)])
+        if result.exception is None or isinstance(result.exception, SystemExit):
+            return result.exit_code, result.stdout, ""
+        return (2 if cli.is_input_error(result.exception) else 1), result.stdout, str(result.exception)
+
+    return run
+
+
+def test_the_tables_of_the_contract(call, tmp_path):
+    code, stdout, error = call(
+        "--genes", "GENE3,NOSUCH", "--groups", "cell_type", "--null-genes", 5, "--null-cells", 3,
+        "--readout", "cell,genes",
+    )  # fmt: skip
+    assert (code, error) == (0, "")
+    summary = json.loads(stdout.splitlines()[-1])
+    assert summary["genes_unknown"] == ["NOSUCH"]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["cells.parquet", "effects.parquet", "gene_shifts.parquet", "parameters.json"]
+    effects = pd.read_parquet(tmp_path / "out" / "effects.parquet")
+    assert effects.columns.tolist() == [
+        "gene", "kind", "group", "readout", "state", "shift", "n_cells", "ci_low", "ci_high",
+        "p_value", "q_value", "n_null",
+    ]  # fmt: skip
+    assert effects["group"].tolist() == ["A", "B"]
+    cells = pd.read_parquet(tmp_path / "out" / "cells.parquet")
+    columns = ["cell_id", "gene", "kind", "group", "readout", "state", "cosine", "shift"]
+    assert cells.columns.tolist() == columns
+    assert len(cells) == 80
+    assert cells["cell_id"].str.startswith("cell").all()
+    shifts = pd.read_parquet(tmp_path / "out" / "gene_shifts.parquet")
+    assert shifts.columns.tolist() == ["gene", "affected", "kind", "group", "shift", "n_cells"]
+    parameters = json.loads((tmp_path / "out" / "parameters.json").read_text())
+    assert parameters["parameters"]["kind"] == "delete"
+    assert parameters["file"] == "cells.h5ad"
+    assert str(tmp_path) not in json.dumps(parameters)
+
+
+def test_states_from_the_command_line(call, tmp_path):
+    code, _, error = call(
+        "--genes", "GENE3", "--states", "cell_type", "--start", "A", "--goal", "B", "--null-genes", 0,
+        "--kind", "overexpress", "--encoder-layer", 0, "--cells", 30,
+    )  # fmt: skip
+    assert (code, error) == (0, "")
+    cells = pd.read_parquet(tmp_path / "out" / "cells.parquet")
+    assert sorted(set(cells["state"])) == ["", "A", "B"]
+    assert not (tmp_path / "out" / "gene_shifts.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--genes", "NOSUCH"), "NOSUCH"),
+        (("--genes", "GENE3", "--kind", "activate"), "not available"),
+        (("--genes", "GENE3", "--groups", "nowhere"), "nowhere"),
+        (("--genes", "GENE3", "--readout", "expression"), "choose from cell, state, genes"),
+        (("--genes", "GENE3", "--states", "cell_type"), "a start and a goal state"),
+        (("--genes", "GENE3", "--encoder-layer", 7), "encoder layer 7"),
+        (("--genes", "GENE3", "--model", "nosuch"), "nosuch"),
+    ],
+)
+def test_a_wrong_call_exits_2_and_writes_nothing(call, tmp_path, arguments, message):
+    code, _, error = call(*arguments)
+    assert code == 2
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(call, tmp_path):
+    (tmp_path / "out").write_text("taken")
+    code, _, error = call("--genes", "GENE3")
+    assert code == 2
+    assert "out" in error
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["v1", "v2"])
+@pytest.mark.parametrize("run", ["delete_CD74_full", "overexpress_B2M_full", "overexpress_FOXP3_full"])
+def test_published_checkpoints_give_the_references_shifts(golden_dir, tmp_path, setting, run):
+    """From raw counts and published files to the reference's cosines, cells and all."""
+    import anndata
+
+    from geneformer_grn.workflows.import_geneformer import import_geneformer
+
+    expected_file = golden_dir / setting / f"isp_{run}.parquet"
+    if not expected_file.is_file():
+        pytest.skip("this run is kept aside")
+    expected = pd.read_parquet(expected_file)
+    order = json.loads((golden_dir / "isp_log.json").read_text())[f"{setting}_{run}"]["cells_in_order"]
+    adata = anndata.read_h5ad(golden_dir / "pbmc400.h5ad")
+    adata[adata.obs["cell_id"].isin(order)].copy().write_h5ad(tmp_path / "cells.h5ad")
+    weights = golden_dir / "models" / f"{setting}_3L64"
+    import_geneformer(golden_dir / "dictionaries", setting, tmp_path / "model", weights=weights)
+    app = typer.Typer()
+    perturb.add(app)
+    kind, gene, _ = run.split("_")
+    arguments = ["--model", tmp_path / "model", "--genes", gene, "--kind", kind, "--null-genes", 0]
+    result = CliRunner().invoke(
+        app, [str(x) for x in (tmp_path / "cells.h5ad", "--out", tmp_path, *arguments)]
+    )
+    assert result.exception is None
+    found = pd.read_parquet(tmp_path / "cells.parquet").set_index("cell_id")["cosine"]
+    np.testing.assert_allclose(found.loc[order], expected.sort_values("ordinal")["cos"], atol=1e-5)

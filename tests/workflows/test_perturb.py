@@ -1,0 +1,163 @@
+"""What both faces of perturb rest on: genes, states and groups resolved."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from geneformer_grn.cells.counts import read_counts
+from geneformer_grn.cells.ranking import rank_cells
+from geneformer_grn.embedding import EmbedSettings, embed_cells
+from geneformer_grn.workflows.perturb import PerturbOptions, parse_genes, perturb_counts, record
+
+
+@pytest.fixture(scope="module")
+def counts(tiny_adata, tiny_vocabulary):
+    return read_counts(tiny_adata, tiny_vocabulary)
+
+
+def quick(**changes):
+    return PerturbOptions(**{"genes": ("GENE3",), "n_null": 0, "pooling": "mean", **changes})
+
+
+def test_named_genes_are_perturbed_in_every_cell(tiny_encoder, counts):
+    result = perturb_counts(tiny_encoder, counts, quick(genes=("gene3", "ENSG00000000009")))
+    ranked = rank_cells(counts, tiny_encoder.vocabulary)
+    for gene, part in result.cells.groupby("gene"):
+        token = tiny_encoder.vocabulary.token_of[gene]
+        assert sorted(part["cell_id"]) == sorted(counts.obs.index)
+        held = [token in ranked.cell(row)[:46] for row in range(len(ranked))]
+        by_cell = part.set_index("cell_id")["shift"].loc[counts.obs.index]
+        np.testing.assert_array_equal(by_cell.notna(), held)
+        assert (by_cell.dropna() > 0).all()
+    assert result.effects["p_value"].isna().all()
+
+
+def test_unknown_genes_are_reported_and_the_others_done(tiny_encoder, counts, caplog):
+    with caplog.at_level(logging.WARNING, "geneformer_grn"):
+        result = perturb_counts(tiny_encoder, counts, quick(genes=("GENE3", "NOSUCH")))
+    assert result.facts["genes_unknown"] == ["NOSUCH"]
+    assert "NOSUCH" in caplog.text
+    assert len(result.effects) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"genes": ("NOSUCH",)}, {"genes": ("GENE3", "NOSUCH"), "together": True}]
+)
+def test_no_known_gene_or_half_a_set_is_refused(tiny_encoder, counts, options):
+    with pytest.raises(ValueError, match="NOSUCH"):
+        perturb_counts(tiny_encoder, counts, quick(**options))
+
+
+def test_together_needs_cells_that_hold_all(tiny_encoder, counts):
+    result = perturb_counts(tiny_encoder, counts, quick(genes=("GENE3", "GENE5"), together=True))
+    assert result.effects["gene"].tolist() == ["ENSG00000000003+ENSG00000000005"]
+    single = perturb_counts(tiny_encoder, counts, quick(genes=("GENE3", "GENE5")))
+    both = single.cells.pivot(index="cell_id", columns="gene", values="shift").notna().all(axis=1)
+    assert result.effects["n_cells"].tolist() == [both.sum()]
+
+
+def test_all_and_regulators_list_only_cells_that_hold_the_gene(tiny_encoder, counts):
+    few = read_counts_head(counts, 4)
+    every = perturb_counts(tiny_encoder, few, quick(genes="all"))
+    assert every.cells["shift"].notna().all()
+    ranked = rank_cells(few, tiny_encoder.vocabulary)
+    assert len(every.cells) == sum(min(int(length), 46) for length in ranked.lengths)
+    regulators = perturb_counts(tiny_encoder, few, quick(genes="regulators"))
+    vocabulary = tiny_encoder.vocabulary
+    assert set(regulators.effects["gene"]) <= set(vocabulary.ensembl_ids[vocabulary.is_regulator])
+    assert set(regulators.effects["gene"]) < set(every.effects["gene"])
+
+
+def read_counts_head(counts, n):
+    from dataclasses import replace
+
+    return replace(
+        counts,
+        matrix=counts.matrix[:n],
+        n_counts=counts.n_counts[:n],
+        obs=counts.obs.iloc[:n],
+        kept=counts.kept[:n],
+    )
+
+
+def test_overexpressing_all_skips_the_gene_in_front(tiny_encoder, counts):
+    few = read_counts_head(counts, 3)
+    ranked = rank_cells(few, tiny_encoder.vocabulary)
+    result = perturb_counts(tiny_encoder, few, quick(genes="all", kind="overexpress"))
+    assert len(result.cells) == sum(min(int(length), 46) - 1 for length in ranked.lengths)
+
+
+def test_states_perturb_the_start_cells_towards_the_goal(tiny_encoder, counts):
+    result = perturb_counts(tiny_encoder, counts, quick(states="cell_type", start="A", goal="B"))
+    in_start = counts.obs.index[counts.obs["cell_type"] == "A"]
+    assert set(result.cells["cell_id"]) == set(in_start)
+    assert result.effects[["readout", "state"]].to_numpy().tolist() == [
+        ["cell", ""],
+        ["state", "A"],
+        ["state", "B"],
+    ]
+    # the same by hand for the first cell: pooled states and means of embeddings
+    vocabulary = tiny_encoder.vocabulary
+    ranked = rank_cells(counts, vocabulary)
+    embedded = embed_cells(tiny_encoder, ranked, EmbedSettings()).astype(np.float64)
+    goal = embedded[(counts.obs["cell_type"] == "B").to_numpy()].mean(axis=0)
+    gene = vocabulary.token_of["ENSG00000000003"]
+    row = next(i for i in range(40) if gene in ranked.cell(i) and len(ranked.cell(i)) <= 46)
+    without = ranked.cell(row)[ranked.cell(row) != gene]
+    from geneformer_grn.cells.ranking import RankedCells
+
+    edited = RankedCells(tokens=without, offsets=np.array([0, len(without)]), n_counts=np.ones(1))
+    (after,) = embed_cells(tiny_encoder, edited, EmbedSettings()).astype(np.float64)
+    before = embedded[row]
+    unit = goal / np.linalg.norm(goal)
+    expected = after @ unit / np.linalg.norm(after) - before @ unit / np.linalg.norm(before)
+    found = result.cells[(result.cells["cell_id"] == counts.obs.index[row]) & (result.cells["state"] == "B")]
+    np.testing.assert_allclose(found["shift"], [expected], atol=1e-5)
+
+
+def test_genes_readout_comes_with_cells(tiny_encoder, counts):
+    result = perturb_counts(tiny_encoder, counts, quick(readouts=("genes",), groups="cell_type"))
+    assert result.gene_shifts.columns.tolist() == ["gene", "affected", "kind", "group", "shift", "n_cells"]
+    assert set(result.gene_shifts["group"]) == {"A", "B"}
+    assert set(result.cells["readout"]) == {"cell"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"states": "cell_type", "start": "A"}, "a start and a goal state"),
+        ({"alternatives": ("A",)}, "need the obs column"),
+        ({"genes": "all", "together": True}, "names none"),
+        ({"states": "cell_type", "start": "A", "goal": "A"}, "named twice"),
+        ({"states": "nowhere", "start": "A", "goal": "B"}, "no obs column 'nowhere'"),
+        ({"states": "cell_type", "start": "A", "goal": "C"}, "no cell is in state 'C'"),
+        ({"groups": "nowhere"}, "nowhere"),
+        ({"kind": "inhibit"}, "delete, overexpress, knockout"),
+        ({"readouts": ("expression",)}, "expression"),
+        ({"readouts": ("state",)}, "start and a goal"),
+        ({"max_passes": 3}, "passes"),
+    ],
+)
+def test_wrong_calls_say_what_is_wrong(tiny_encoder, counts, changes, message):
+    with pytest.raises(ValueError, match=message):
+        perturb_counts(tiny_encoder, counts, quick(**changes))
+
+
+def test_parse_genes():
+    assert parse_genes("CD74, B2M,CD74") == ("CD74", "B2M")
+    assert parse_genes(["CD74"]) == ("CD74",)
+    assert parse_genes("ALL") == "all"
+    assert parse_genes("regulators") == "regulators"
+    with pytest.raises(ValueError, match="no gene"):
+        parse_genes(" , ")
+
+
+def test_record_holds_single_values(tiny_encoder, counts):
+    options = quick()
+    result = perturb_counts(tiny_encoder, counts, options)
+    noted = record(tiny_encoder, counts, options, result)
+    assert noted["parameters"]["genes"] == "GENE3"
+    assert noted["found"]["n_passes"] > 0
+    for section in ("parameters", "found", "cells"):
+        assert all(isinstance(value, str | bool | int | float) for value in noted[section].values())
