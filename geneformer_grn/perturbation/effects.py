@@ -18,7 +18,7 @@ import pandas as pd
 from geneformer_grn._runtime import logger
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.model.encoder import Encoder
-from geneformer_grn.perturbation.engine import CELL_COLUMNS, perturb_cells, set_names
+from geneformer_grn.perturbation.engine import CELL_COLUMNS, Perturbed, perturb_cells, set_names
 from geneformer_grn.perturbation.matching import rank_groups
 from geneformer_grn.perturbation.requests import PerturbSettings
 from geneformer_grn.perturbation.screen import PerturbationPlan, Screen, plan_screen
@@ -51,26 +51,6 @@ class PerturbationResult:
     cells: pd.DataFrame
     gene_shifts: pd.DataFrame | None
     facts: dict[str, Any]
-
-
-def run_perturbation(
-    encoder: Encoder,
-    ranked: RankedCells,
-    groups: Sequence[object] | np.ndarray | pd.Series | None,
-    genes: Sequence[int | Sequence[int]],
-    plan: PerturbationPlan | None = None,
-    *,
-    settings: PerturbSettings | None = None,
-    states: Mapping[str, np.ndarray] | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Perturb genes in each group of cells; return the effects and the cells table.
-
-    The numbers of passes, cells and null genes used are in ``effects.attrs``. Parameters as in
-    `run_screen`, which returns the gene shifts too.
-    """
-    result = run_screen(encoder, ranked, groups, genes, plan, settings=settings, states=states)
-    result.effects.attrs.update(result.facts)
-    return result.effects, result.cells
 
 
 def run_screen(
@@ -113,8 +93,7 @@ def run_screen(
 
     Examples
     --------
-    >>> result = run_screen(encoder, ranked, None, find_genes(["CD74"], encoder.vocabulary))  # doctest: +SKIP
-    >>> result.effects[["gene", "shift", "p_value"]]  # doctest: +SKIP
+    >>> run_screen(encoder, ranked, None, find_genes(["CD74"], encoder.vocabulary)).effects  # doctest: +SKIP
     """
     plan, settings = plan or PerturbationPlan(), settings or PerturbSettings()
     sets = list(dict.fromkeys(_as_set(item) for item in genes))
@@ -135,19 +114,25 @@ def run_screen(
         effects=effects_table(screen, names, cells, seed=plan.seed),
         cells=kept.reset_index(drop=True),
         gene_shifts=found.gene_shifts,
-        facts={
-            "n_passes": found.n_passes,
-            "n_passes_planned": screen.n_passes,
-            "cells_per_gene": screen.cells_per_gene,
-            "n_null": screen.n_null,
-            "n_pairs_without_gene": found.n_without_gene,
-        },
+        facts=_facts(screen, found),
     )
+
+
+def _facts(screen: Screen, found: Perturbed) -> dict[str, Any]:
+    """Return how large the screen was in the end."""
+    return {
+        "n_passes": found.n_passes,
+        "n_passes_planned": screen.n_passes,
+        "cells_per_gene": screen.cells_per_gene,
+        "n_null": screen.n_null,
+        "n_pairs_without_gene": found.n_without_gene,
+    }
 
 
 def _as_set(item: int | Sequence[int]) -> tuple[int, ...]:
     """Return one gene, or genes perturbed together, as a tuple of distinct tokens in the given order."""
-    return (int(item),) if np.isscalar(item) else tuple(dict.fromkeys(int(gene) for gene in item))  # type: ignore[union-attr,arg-type]
+    members = item if isinstance(item, Sequence) else [item]
+    return tuple(dict.fromkeys(int(gene) for gene in members))
 
 
 def effects_table(screen: Screen, names: np.ndarray, cells: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:

@@ -132,7 +132,6 @@ def perturb_counts(encoder: Encoder, counts: CellCounts, options: PerturbOptions
     from geneformer_grn.perturbation.effects import run_screen
     from geneformer_grn.perturbation.requests import PerturbSettings
 
-    with_states = options.states is not None
     settings = PerturbSettings(
         encoder_layer=options.encoder_layer,
         pooling=options.pooling,
@@ -145,7 +144,7 @@ def perturb_counts(encoder: Encoder, counts: CellCounts, options: PerturbOptions
     plan = _plan(options)
     ranked = rank_cells(counts, encoder.vocabulary)
     states = None
-    if with_states:
+    if options.states is not None:
         of_state = _state_rows(counts, options)
         labels[np.setdiff1d(np.arange(len(counts)), of_state[str(options.start)])] = None
         states = _mean_embeddings(encoder, ranked, of_state, settings)
@@ -281,11 +280,11 @@ def _mean_embeddings(
         encoder_layer=settings.encoder_layer,
         token_budget=settings.token_budget,
     )
-    together = np.concatenate(list(rows.values()))
-    embedded = embed_cells(encoder, _take(ranked, together), how).astype(np.float64)
-    ends = np.cumsum([len(members) for members in rows.values()])
-    parts = np.split(embedded, ends[:-1])
-    return {state: np.nanmean(part, axis=0) for state, part in zip(rows, parts, strict=True)}
+    means = {}
+    for state, members in rows.items():
+        embedded = embed_cells(encoder, _take(ranked, members), how)
+        means[state] = np.asarray(np.nanmean(embedded, axis=0, dtype=np.float64))
+    return means
 
 
 def _take(ranked: RankedCells, rows: np.ndarray) -> RankedCells:
@@ -298,4 +297,4 @@ def _take(ranked: RankedCells, rows: np.ndarray) -> RankedCells:
 def _never_held(result: PerturbationResult) -> list[str]:
     """Return the perturbed genes that no cell of any group held."""
     most = result.effects.groupby("gene", sort=False)["n_cells"].max()
-    return [str(gene) for gene in most.index[most == 0]]
+    return most.index[most == 0].astype(str).tolist()

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from geneformer_grn.cells.ranking import RankedCells
-from geneformer_grn.perturbation.effects import EFFECT_COLUMNS, effects_table, run_perturbation, run_screen
+from geneformer_grn.perturbation.effects import EFFECT_COLUMNS, effects_table, run_screen
 from geneformer_grn.perturbation.engine import CELL_COLUMNS
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
 from geneformer_grn.perturbation.screen import PerturbationPlan, Screen
@@ -97,12 +97,12 @@ def test_a_screen_end_to_end(tiny_encoder, ranked):
     pd.testing.assert_frame_equal(result.effects, again.effects)
 
 
-def test_run_perturbation_returns_the_two_tables(tiny_encoder, ranked):
+def test_overexpression_within_a_bound(tiny_encoder, ranked):
     plan = PerturbationPlan(kind="overexpress", cells_per_gene=3, n_null=10, max_passes=60)
-    effects, cells = run_perturbation(tiny_encoder, ranked, None, [30], plan)
-    assert effects["kind"].tolist() == ["overexpress"]
-    assert len(cells) == effects["n_cells"].sum()
-    assert effects.attrs["n_passes"] <= 60
+    result = run_screen(tiny_encoder, ranked, None, [np.int64(30)], plan)
+    assert result.effects["kind"].tolist() == ["overexpress"]
+    assert len(result.cells) == result.effects["n_cells"].sum()
+    assert result.facts["n_passes"] <= 60
 
 
 def test_states_give_two_sided_p_values(tiny_encoder, ranked):
