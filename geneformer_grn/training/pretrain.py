@@ -144,6 +144,7 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
         write_json(out / "result.json", summary | {"versions": library_versions()})
         logger.info("wrote the model to %s", out / "model")
     accelerator.wait_for_everyone()
+    accelerator.state.destroy_process_group()
     return summary
 
 
@@ -195,7 +196,7 @@ def _start(
         config, data.corpus.lengths, data.vocabulary, data.batches, world_size=accelerator.num_processes
     )
     if accelerator.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
+        _make_folder(out)
         checkpoints.remove_leftovers(out)
         record = {"config": config.model_dump(), "plan": plan, "vocabulary": data.vocabulary.fingerprint}
         write_json(out / "run.json", record | {"versions": library_versions()})
@@ -223,6 +224,13 @@ def _start(
         log=RunLog(out, accelerator, after_step=position.step),
         total_steps=plan["steps"], position=position, facts=facts,
     )  # fmt: skip
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionError(f"cannot write the run to {out}: {error.strerror}") from error
 
 
 def start_bias_at_frequencies(model: BertForMaskedLM, corpus: Corpus) -> None:

@@ -59,7 +59,8 @@ class RunLog:
         """Close the file and end the tracker's run."""
         if self._file is not None:
             self._file.close()
-        self._accelerator.end_training()
+        for tracker in self._accelerator.trackers:  # not end_training: it would end the process group too
+            tracker.finish()
 
 
 def cut_log(path: Path, after_step: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from geneformer_grn.cells.corpus import Corpus, write_corpus
 from geneformer_grn.training.config import PretrainConfig, read_config
@@ -30,7 +31,17 @@ max_steps = 12
 log_every = 3
 checkpoint_every = 4
 device = "cpu"
+threads = 1
 """
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small only lose by more threads, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -17,4 +17,3 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     run_pretraining(read_config(arguments.config, arguments.set), arguments.out, resume=arguments.resume)
     assert PartialState().num_processes == arguments.expect_world
-    PartialState().destroy_process_group()

@@ -177,7 +177,7 @@ def launch(repository: Path, arguments: list[str], *, processes: int = 0) -> sub
 def test_killed_at_random_moments_it_ends_as_if_never_killed(
     repository, config_file, corpus_folder, make_config, tmp_path
 ):
-    length = ["run.max_steps=60", "run.checkpoint_every=5"]
+    length = ["run.max_steps=120", "run.checkpoint_every=5"]
     run_pretraining(make_config(*length), tmp_path / "undisturbed")
     out = tmp_path / "killed"
     changes = [
@@ -185,14 +185,16 @@ def test_killed_at_random_moments_it_ends_as_if_never_killed(
     ]
     arguments = [str(config_file), *changes, "--out", str(out), "--resume"]
     kills = 0
+    log = out / "log.jsonl"
     for _ in range(4):
+        before = log.stat().st_mtime_ns if log.exists() else None
         process = launch(repository, arguments)
-        while process.poll() is None and not (out / "log.jsonl").exists():
-            time.sleep(0.02)
-        time.sleep(random.uniform(0.0, 0.8))  # noqa: S311 - any moment will do
+        while process.poll() is None and (not log.exists() or log.stat().st_mtime_ns == before):
+            time.sleep(0.02)  # it is still starting
+        time.sleep(random.uniform(0.0, 0.6))  # noqa: S311 - any moment will do
         kills += process.poll() is None
         process.kill()
-        process.wait()
+        process.communicate()
         for folder in (out / "checkpoints").glob("step-*"):
             torch.load(folder / "state.pt", weights_only=True)
     assert kills > 0
