@@ -183,35 +183,42 @@ class AttentionSums:
         self._column_of = _positions(regulators, len(encoder.vocabulary), device)
         self._layers = frozenset(layers)
         self._segments: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        # layers of one batch are summed before they are scattered, since that is the slower step
+        self._read: dict[int, Tensor] = {}
 
     def begin(self, batch: PackedBatch) -> None:
         """Look up where the genes of each cell lie, and count the pairs that each cell holds."""
-        self._segments = []
-        offsets = batch.cu_seqlens.tolist()
-        for start, end in pairwise(offsets):
+        self._segments, self._read = [], {}
+        for start, end in pairwise(batch.cu_seqlens.tolist()):
             tokens = batch.input_ids[0, start:end]
-            rows, columns = self._row_of[tokens], self._column_of[tokens]
-            queries, keys = torch.nonzero(rows >= 0)[:, 0], torch.nonzero(columns >= 0)[:, 0]
-            rows, columns = rows[queries], columns[keys]
+            queries, rows = _found(self._row_of[tokens])
+            keys, columns = _found(self._column_of[tokens])
+            # regulators first: softmax does not mind, and a slice is cheaper than gathering columns
+            keys = torch.cat([keys, torch.nonzero(self._column_of[tokens] < 0)[:, 0]])
             self._support[rows[:, None], columns[None, :]] += 1
             self._segments.append((queries, keys, rows, columns))
 
     def add(self, layer_index: int, segment: int, query: Tensor, key: Tensor, scaling: float) -> None:
         """Add one cell's attention of one layer; ``(H, L, D)`` queries and keys."""
-        if layer_index not in self._layers:
-            return
         queries, keys, rows, columns = self._segments[segment]
-        if len(queries) == 0 or len(keys) == 0:
+        if layer_index not in self._layers or len(rows) == 0 or len(columns) == 0:
             return
         n_heads, n_keys, _ = key.shape
-        key_hdl = key.float().transpose(1, 2)
+        key_hdl = key[:, keys].float().transpose(1, 2)
         chunk = max(1, _SCORES_PER_CHUNK // (n_heads * n_keys))
+        parts = []
         for start in range(0, len(queries), chunk):
-            part = slice(start, start + chunk)
-            scores_hql = torch.matmul(query[:, queries[part]].float() * scaling, key_hdl)
-            read = torch.softmax(scores_hql, dim=-1)[:, :, keys].mean(dim=0) * n_keys
+            query_hqd = query[:, queries[start : start + chunk]].float()
+            probabilities_hql = torch.softmax(torch.matmul(query_hqd * scaling, key_hdl), dim=-1)
+            parts.append(probabilities_hql[:, :, : len(columns)].mean(dim=0) * n_keys)
+        read = torch.cat(parts)
+        if segment in self._read:
+            read += self._read.pop(segment)
+        if layer_index < max(self._layers):
+            self._read[segment] = read
+        else:
             # every gene occurs once in a cell, so that plain indexed addition drops nothing
-            self._sums[rows[part, None], columns[None, :]] += read.to(self._sums.dtype)
+            self._sums[rows[:, None], columns[None, :]] += read.to(self._sums.dtype)
 
     def mean(self, min_support: int) -> tuple[np.ndarray, np.ndarray]:
         """Return ``(R, T)`` float64 mean scores, NaN below `min_support` cells, and int32 support."""
@@ -228,3 +235,10 @@ def _positions(tokens: np.ndarray, n_tokens: int, device: torch.device) -> Tenso
     positions = torch.full((n_tokens,), -1, dtype=torch.int64)
     positions[torch.from_numpy(np.asarray(tokens, dtype=np.int64))] = torch.arange(len(tokens))
     return positions.to(device)
+
+
+def _found(positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where in a cell the looked-for genes are and their positions, ascending (faster to scatter)."""
+    inside = torch.nonzero(positions >= 0)[:, 0]
+    order = torch.argsort(positions[inside])
+    return inside[order], positions[inside][order]

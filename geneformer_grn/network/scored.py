@@ -57,19 +57,28 @@ class ScoredPairs:
         """``(R, T)`` bool, the pairs that have a score."""
         return np.isfinite(self.weights)
 
-    @cached_property
-    def percentiles(self) -> np.ndarray:
-        """``(R, T)`` float32 in [0, 100]: share of scored pairs that are not stronger, NaN where unscored.
+    def percentiles(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return the share of scored pairs that are not stronger than the pairs asked for.
 
-        Tied pairs share their mean rank.
+        Parameters
+        ----------
+        rows, columns
+            ``(n,)`` int positions of regulators and targets.
+
+        Returns
+        -------
+        ndarray
+            ``(n,)`` float32 in [0, 100], tied pairs sharing their mean rank; NaN where a pair was not scored.
         """
-        from scipy.stats import rankdata
+        wanted = np.abs(self.weights[rows, columns])
+        below = np.searchsorted(self._sorted_strengths, wanted, side="left")
+        not_above = np.searchsorted(self._sorted_strengths, wanted, side="right")
+        percentile = 50.0 * (below + not_above + 1) / max(len(self._sorted_strengths), 1)
+        return np.where(np.isnan(wanted), np.nan, percentile).astype(np.float32)
 
-        result = np.full(self.weights.shape, np.nan, dtype=np.float32)
-        strength = np.abs(self.weights[self.scored])
-        if strength.size:
-            result[self.scored] = 100.0 * rankdata(strength) / strength.size
-        return result
+    @cached_property
+    def _sorted_strengths(self) -> np.ndarray:
+        return np.sort(np.abs(self.weights[self.scored]))
 
 
 def to_edges(
@@ -126,7 +135,7 @@ def to_edges(
         }
     )
     if other is not None:
-        table["agreement"] = other.percentiles[rows, columns]
+        table["agreement"] = other.percentiles(rows, columns)
     return table
 
 
