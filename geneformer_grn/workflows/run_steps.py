@@ -1,0 +1,329 @@
+"""The steps of the main job, one function each, from the opened file to the record of what was done.
+
+Two choices are made here: which genes are perturbed when none are named (the hubs of the network just found),
+and which groups when passes are scarce (the largest).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from geneformer_grn._runtime import Precision, library_versions, logger, sha256_file
+from geneformer_grn.cells.counts import CellCounts, ReadSettings, read_counts, read_h5ad
+from geneformer_grn.cells.ranking import RankedCells
+from geneformer_grn.genes.mapping import find_genes
+from geneformer_grn.workflows.grouping import Grouping
+from geneformer_grn.workflows.network import NetworkResult, NetworkSettings, score_network
+from geneformer_grn.workflows.regulators import read_gene_list
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from geneformer_grn.model.encoder import Encoder
+    from geneformer_grn.perturbation.effects import PerturbationResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What the main job is asked to do.
+
+    Parameters
+    ----------
+    model
+        A shipped name, a checkpoint folder, or a Hugging Face id on disk.
+    groups
+        obs column of cell groups; None: the cells are clustered.
+    regulators
+        ``auto`` (the vocabulary's), or a text file with one gene a line.
+    perturb
+        ``auto`` (hubs of the network), or symbols and Ensembl IDs with commas between them.
+    n_cells
+        Use a random sample of so many cells; None: all.
+    seed
+        Seed of everything random.
+    max_passes
+        Most passes of perturbed cells through the model, nulls and unperturbed cells included.
+    n_hubs
+        Genes perturbed by ``auto``.
+    cells_per_gene, n_null
+        Cells each gene is deleted in, and null genes each is compared with; lowered to fit `max_passes`.
+    top
+        Edges kept per group and method.
+    encoder_layer
+        Layer of embeddings and effects; 0 is the last, -1 the one before.
+    device, precision, token_budget
+        How the model runs.
+    read
+        How counts are read.
+    """
+
+    model: str | Path = "mini"
+    groups: str | None = None
+    regulators: str | Path = "auto"
+    perturb: str = "auto"
+    n_cells: int | None = None
+    seed: int = 0
+    max_passes: int = 3000
+    n_hubs: int = 8
+    cells_per_gene: int = 20
+    n_null: int = 100
+    top: int = 1000
+    encoder_layer: int = -1
+    device: str = "auto"
+    precision: Precision = "fp32"
+    token_budget: int = 16_384
+    read: ReadSettings = field(default_factory=ReadSettings)
+
+
+def open_input(source: Path | str | AnnData, settings: RunSettings) -> tuple[AnnData, Encoder, CellCounts]:
+    """Return the input, the model, and the input's counts over the model's genes."""
+    from geneformer_grn.model.encoder import load_encoder
+
+    adata = read_h5ad(source) if isinstance(source, str | Path) else source
+    if settings.groups is not None and settings.groups not in adata.obs.columns:
+        known = ", ".join(map(str, adata.obs.columns)) or "none"
+        raise ValueError(f"no obs column {settings.groups!r} for --groups; the file has: {known}")
+    encoder = load_encoder(settings.model, device=settings.device, precision=settings.precision)
+    counts = read_counts(
+        adata, encoder.vocabulary, settings.read, n_cells=settings.n_cells, seed=settings.seed
+    )
+    return adata, encoder, replace(counts, name=_name(source))
+
+
+def _name(source: Path | str | AnnData) -> str:
+    return Path(source).name if isinstance(source, str | Path) else "AnnData"
+
+
+def embed_input(
+    adata: AnnData,
+    encoder: Encoder,
+    counts: CellCounts,
+    *,
+    ranked: RankedCells,
+    grouping: Grouping,
+    settings: RunSettings,
+) -> AnnData:
+    """Return the kept cells of the input with ``obsm["X_geneformer"]``, a UMAP of it, and their groups."""
+    from geneformer_grn.embedding import EmbedSettings, embed_cells
+
+    how = EmbedSettings(encoder_layer=settings.encoder_layer, token_budget=settings.token_budget)
+    embedding = embed_cells(encoder, ranked, how)
+    kept = adata[counts.kept].to_memory() if adata.isbacked else adata[counts.kept].copy()
+    kept.obsm["X_geneformer"] = embedding
+    # An input's own UMAP stays where scanpy looks for it.
+    key = "X_umap" if "X_umap" not in kept.obsm else "X_umap_geneformer"
+    kept.obsm[key] = umap(embedding, seed=settings.seed)
+    kept.obs["geneformer_group"] = pd.Categorical(grouping.labels)
+    return kept
+
+
+def umap(embedding: np.ndarray, *, seed: int) -> np.ndarray:
+    """Return the ``(n, 2)`` float32 UMAP (McInnes et al. 2018) of an ``(n, d)`` embedding, through scanpy."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # umap-learn and scanpy announce their own deprecations
+        import anndata
+        import scanpy
+
+        cells = anndata.AnnData(np.zeros((len(embedding), 1), dtype=np.float32), obsm={"X": embedding})
+        scanpy.pp.neighbors(cells, n_neighbors=min(15, len(embedding) - 1), use_rep="X", random_state=seed)
+        scanpy.tl.umap(cells, random_state=seed)
+    return np.asarray(cells.obsm["X_umap"], dtype=np.float32)
+
+
+def extract_edges(
+    encoder: Encoder, counts: CellCounts, *, ranked: RankedCells, labels: np.ndarray, settings: RunSettings
+) -> NetworkResult:
+    """Return the edges of every group of cells, by attention and by co-expression."""
+    named = settings.regulators
+    how = NetworkSettings(
+        regulators="auto" if named == "auto" else read_gene_list(named),
+        top=settings.top,
+        token_budget=settings.token_budget,
+    )
+    return score_network(
+        counts, encoder.vocabulary, settings=how, encoder=encoder, ranked=ranked,
+        labels=labels, groups_column=settings.groups,
+    )  # fmt: skip
+
+
+def genes_to_perturb(
+    encoder: Encoder, network: NetworkResult, settings: RunSettings
+) -> tuple[list[int], list[str]]:
+    """Return the tokens of the genes to perturb, and the names asked for that are unknown.
+
+    ``auto`` takes the regulators with the most edges: the number of a regulator's edges, as a share of all edges
+    of its group and method, summed over groups and methods. Hubs of both methods come first, so that what is
+    perturbed has a network to travel through.
+
+    Raises
+    ------
+    ValueError
+        None of the named genes is known.
+    """
+    vocabulary = encoder.vocabulary
+    if settings.perturb == "auto":
+        edges = network.edges
+        share = edges.groupby(["group", "method"])["source"].value_counts(normalize=True)
+        hubs = share.groupby(level="source").sum().sort_values(ascending=False, kind="stable")
+        return [vocabulary.token_of[gene] for gene in hubs.index[: settings.n_hubs]], []
+    names = list(dict.fromkeys(name.strip() for name in settings.perturb.split(",") if name.strip()))
+    if not names:
+        raise ValueError("--perturb names no gene; give symbols or Ensembl IDs with commas, or auto")
+    tokens, unknown = [], []
+    for name in names:
+        try:
+            tokens += find_genes([name], vocabulary)
+        except ValueError as error:
+            unknown.append(name)
+            reason = error
+    if not tokens:
+        raise reason
+    if unknown:
+        logger.warning("not in the vocabulary, left out of --perturb: %s", ", ".join(unknown))
+    return list(dict.fromkeys(tokens)), unknown
+
+
+def perturb_groups(
+    encoder: Encoder,
+    ranked: RankedCells,
+    labels: np.ndarray,
+    *,
+    network: NetworkResult,
+    genes: list[int],
+    settings: RunSettings,
+) -> tuple[PerturbationResult, list[str]]:
+    """Delete each gene in the groups that have a network, next to null genes of the same rank.
+
+    Returns
+    -------
+    tuple
+        The screen, and the groups left out: the smallest ones, where not all fit into the bound on passes.
+
+    Raises
+    ------
+    ValueError
+        Not even the largest group fits.
+    """
+    from geneformer_grn.perturbation.effects import run_screen
+    from geneformer_grn.perturbation.matching import rank_groups
+    from geneformer_grn.perturbation.requests import PerturbSettings
+    from geneformer_grn.perturbation.screen import PerturbationPlan, plan_screen
+
+    how = PerturbSettings(encoder_layer=settings.encoder_layer, token_budget=settings.token_budget)
+    plan = PerturbationPlan(
+        cells_per_gene=settings.cells_per_gene,
+        n_null=settings.n_null,
+        max_passes=settings.max_passes,
+        seed=settings.seed,
+    )
+    sets = [(gene,) for gene in genes]
+    sizes = network.universe.n_cells
+    by_size = sorted(sizes, key=lambda group: (-sizes[group], group))
+    for n_groups in range(len(by_size), 0, -1):
+        kept = np.where(np.isin(labels, by_size[:n_groups]), labels, None)
+        try:
+            plan_screen(rank_groups(ranked, kept, encoder.vocabulary, seed=plan.seed), sets, plan)
+        except ValueError:
+            if n_groups == 1:
+                raise
+            continue
+        break
+    left_out = by_size[n_groups:]
+    if left_out:
+        logger.warning(
+            "%d passes reach for the %d largest groups; not perturbed: %s (allow more by --passes)",
+            settings.max_passes, n_groups, ", ".join(left_out),
+        )  # fmt: skip
+    return run_screen(encoder, ranked, kept, sets, plan, settings=how), left_out
+
+
+def warnings_of(
+    counts: CellCounts, network: NetworkResult, *, left_out: list[str], unknown: list[str]
+) -> list[str]:
+    """Return the sentences a reader of the results must not miss."""
+    found = []
+    report = counts.report
+    if report["share_counts_lost"] > 0.2:
+        found.append(f"{report['share_counts_lost']:.0%} of the counts lie on genes the model does not know.")
+    if report["normalised"]:
+        found.append("The input was normalised, not raw: ranks mostly survive, count-based figures do not.")
+    if unknown:
+        found.append(f"Not in the model's vocabulary, so not perturbed: {', '.join(unknown)}.")
+    if network.skipped:
+        sizes = ", ".join(f"{group} ({size})" for group, size in network.skipped.items())
+        found.append(f"Too few cells for a network: {sizes}.")
+    if left_out:
+        found.append(f"Not perturbed, to stay within the bound on passes: {', '.join(left_out)}.")
+    return found
+
+
+def record_of(
+    source: Path | str | AnnData,
+    settings: RunSettings,
+    *,
+    encoder: Encoder,
+    counts: CellCounts,
+    grouping: Grouping,
+    network: NetworkResult,
+    screen: PerturbationResult,
+    warnings_found: list[str],
+) -> dict[str, Any]:
+    """Return what was run on what, for ``run.json``: parameters, versions, fingerprints, what was found."""
+    from geneformer_grn.model.encoder import resolve_checkpoint
+
+    weights = resolve_checkpoint(settings.model) / "model.safetensors"
+    values, sizes = np.unique(grouping.labels.astype(str), return_counts=True)
+    return {
+        "date": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "input": {
+            "name": counts.name,
+            "sha256": sha256_file(Path(source)) if isinstance(source, str | Path) else None,
+            **counts.report,
+        },
+        "model": {
+            "name": encoder.name,
+            "parameters": encoder.n_parameters,
+            "layers": encoder.n_layers,
+            "hidden_size": encoder.hidden_size,
+            "max_length": encoder.vocabulary.max_length,
+            "weights_sha256": sha256_file(weights) if weights.is_file() else None,
+            "vocabulary_fingerprint": encoder.vocabulary.fingerprint,
+            "device": encoder.device.type,
+        },
+        "parameters": {**asdict(settings), "model": encoder.name},
+        "groups": {
+            "source": grouping.source,
+            "note": grouping.note,
+            "sizes": dict(zip(values.tolist(), sizes.tolist(), strict=True)),
+        },
+        "network": {
+            "n_regulators": len(network.universe.regulators),
+            "n_targets": len(network.universe.targets),
+            "agreement": network.agreement,
+            "groups_too_small": network.skipped,
+        },
+        "perturbation": screen.facts,
+        "warnings": warnings_found,
+        "versions": library_versions(),
+    }
+
+
+def flat(record: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Return nested facts as one level of ``section.key``, as an h5ad can hold them: no lists, nothing unset."""
+    found: dict[str, str | int | float | bool] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.".replace("/", "|"))
+        elif isinstance(value, list | tuple):
+            found[f"{prefix}{key}".replace("/", "|")] = ", ".join(map(str, value))
+        elif value is not None:
+            plain = value if isinstance(value, str | int | float | bool) else str(value)
+            found[f"{prefix}{key}".replace("/", "|")] = plain
+    return found
