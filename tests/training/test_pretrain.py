@@ -91,7 +91,7 @@ def test_the_bias_starts_at_the_frequencies(make_config, corpus):
     start_bias_at_frequencies(model, corpus)
     genes = corpus.input_ids[corpus.input_ids >= corpus.vocabulary.n_special]
     common, rare = np.argmax(np.bincount(genes)), int(genes.min())
-    bias = model.cls.predictions.decoder.bias
+    bias = model.cls.predictions.decoder.bias.detach()
     odds = (np.sum(genes == common) + 1) / (np.sum(genes == rare) + 1)
     assert float((bias[common] - bias[rare]).exp()) == pytest.approx(odds, rel=1e-5)
     assert float(bias.exp().sum()) == pytest.approx(1.0)
