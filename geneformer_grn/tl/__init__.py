@@ -1,6 +1,8 @@
 """``gg.tl``: the model on AnnData; results are written in place, each in its scverse place."""
 
 from geneformer_grn.tl.embed import embed
+from geneformer_grn.tl.network import network
 from geneformer_grn.tl.perturb import perturb
+from geneformer_grn.tl.propagate import propagate
 
-__all__ = ["embed", "perturb"]
+__all__ = ["embed", "network", "perturb", "propagate"]

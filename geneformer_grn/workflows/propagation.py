@@ -215,16 +215,9 @@ def propagate_file(
     edges = _of_method(read_edges(edges_path), request.edge_method)
     sources = find_sources(request.sources, edges)
     beside = out.name.removesuffix(".gz").removesuffix(".tsv")
+    refitted = None
     if expression is None:
-        unit = {"delete": -1.0, "overexpress": 1.0}[request.kind]
-        effects = propagate(edges, dict.fromkeys(sources, unit), settings=request.settings)
-        symbol_of = load_gene_table().symbol_of
-        effects = effects.assign(
-            **{
-                f"{name}_symbol": effects[name].map(lambda gene: symbol_of.get(gene, gene))
-                for name in ("source", "gene")
-            }
-        )
+        effects = _along_own_weights(edges, sources, request)
     else:
         if opening.groups is None and (universe := read_universe(edges_path)) is not None:
             opening = replace(opening, groups=universe.groups_column)
@@ -233,12 +226,13 @@ def propagate_file(
             edges, cells.counts, cells.vocabulary,
             sources=sources, kind=request.kind, labels=cells.labels, settings=request.settings,
         )  # fmt: skip
-        effects = result.effects
-        if effects.empty:
-            raise ValueError(
-                f"none of {', '.join(request.sources)} is expressed and regulates anything along these edges"
-            )
-        write_edges(result.edges, out.with_name(f"{beside}.edges.tsv"))
+        effects, refitted = result.effects, result.edges
+    if effects.empty:
+        raise ValueError(
+            f"none of {', '.join(request.sources)} is expressed and regulates anything along these edges"
+        )
+    if refitted is not None:
+        write_edges(refitted, out.with_name(f"{beside}.edges.tsv"))
     write_table(effects, out)
     parameters = asdict(request) | {
         "verb": "propagate", "edges": Path(edges_path), "groups": opening.groups,
@@ -248,6 +242,17 @@ def propagate_file(
     write_json(out.with_name(f"{beside}.parameters.json"), parameters)
     logger.info("wrote %d effects to %s", len(effects), out)
     return effects
+
+
+def _along_own_weights(edges: pd.DataFrame, sources: list[str], request: PropagateRequest) -> pd.DataFrame:
+    """Return the effects of moving each source by one unit of the table's own coefficients."""
+    unit = {"delete": -1.0, "overexpress": 1.0}[request.kind]
+    effects = propagate(edges, dict.fromkeys(sources, unit), settings=request.settings)
+    symbol_of = load_gene_table().symbol_of
+    return effects.assign(
+        source_symbol=[symbol_of.get(gene, gene) for gene in effects["source"]],
+        gene_symbol=[symbol_of.get(gene, gene) for gene in effects["gene"]],
+    )
 
 
 def _of_method(edges: pd.DataFrame, method: str | None) -> pd.DataFrame:
