@@ -200,11 +200,11 @@ def _start(
         checkpoints.remove_leftovers(out)
         record = {"config": config.model_dump(), "plan": plan, "vocabulary": data.vocabulary.fingerprint}
         write_json(out / "run.json", record | {"versions": library_versions()})
-    logger.info(
-        "%s parameters, %s steps of about %s tokens, from step %s, on %d process(es) on %s",
-        *(f"{plan[key]:,}" for key in ("parameters", "steps", "tokens_per_step")),
-        f"{position.step:,}", accelerator.num_processes, accelerator.device.type,
-    )  # fmt: skip
+        logger.info(
+            "%s parameters, %s steps of about %s tokens, from step %s, on %d process(es) on %s",
+            *(f"{plan[key]:,}" for key in ("parameters", "steps", "tokens_per_step")),
+            f"{position.step:,}", accelerator.num_processes, accelerator.device.type,
+        )  # fmt: skip
     accelerator.wait_for_everyone()
     start_tracker(accelerator, config.run.tracker, flat_config(config), out=out)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,25 @@ def test_killed_at_random_moments_it_ends_as_if_never_killed(
     assert process.returncode == 0, text
     assert_same_run(tmp_path / "undisturbed", out, tolerance=1e-6)
     assert not list(out.glob("**/.geneformer-grn-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_equal_eager_ones(repository, config_file, corpus_folder, tmp_path):
+    losses = []
+    for compiled in ("false", "true"):
+        changes = [
+            f"data.corpus={corpus_folder}",
+            "run.max_steps=4",
+            "model.dropout=0",
+            f"run.compile={compiled}",
+        ]
+        arguments = [argument for change in changes for argument in ("--set", change)]
+        process = launch(repository, [str(config_file), *arguments, "--out", str(tmp_path / compiled)])
+        text, _ = process.communicate()
+        assert process.returncode == 0, text
+        losses.append([line["loss"] for line in read_log(tmp_path / compiled / "log.jsonl")])
+    np.testing.assert_allclose(*losses, atol=1e-5)
 
 
 @pytest.mark.distributed
