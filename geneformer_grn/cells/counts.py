@@ -106,6 +106,7 @@ def read_counts(
     *,
     n_cells: int | None = None,
     seed: int = 0,
+    name: str | None = None,
 ) -> CellCounts:
     """Read the counts of the vocabulary's genes, check them, and say what was left out.
 
@@ -121,6 +122,8 @@ def read_counts(
         Read a random sample of at most this many cells, in input order; None: all.
     seed
         Seed of that sample.
+    name
+        What messages and records call the cells; default: the file's name.
 
     Returns
     -------
@@ -145,7 +148,8 @@ def read_counts(
     settings = settings or ReadSettings()
     if n_cells is not None and n_cells < 1:
         raise ValueError(f"{n_cells} cells were asked for; at least 1 is needed")
-    adata, name = _open(source)
+    adata, own_name = _open(source)
+    name = name or own_name
     raw, var, label = choose_matrix(adata, settings.layer)
     what = f"{label} of {name}"
     passing, n_filtered = _filter_pass(adata.obs, name)

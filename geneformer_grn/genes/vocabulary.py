@@ -128,8 +128,8 @@ class GeneVocabulary:
         """
         if other_fingerprint != self.fingerprint:
             raise VocabularyMismatchError(
-                f"{this} has vocabulary {self.fingerprint[:12]}, {other} has {other_fingerprint[:12]}; tokens of "
-                "one mean other genes in the other. Tokenize the cells with this model's vocabulary."
+                f"{this} has vocabulary {self.fingerprint[:12]}, {other} has {other_fingerprint[:12]}; "
+                "a token of one means another gene in the other. Tokenize the cells with this model's own."
             )
 
     def save(self, folder: Path | str) -> None:

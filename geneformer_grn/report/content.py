@@ -82,8 +82,8 @@ class ReportContent:
         The embedding.
     edges
         Columns ``source``, ``target``, ``weight``, ``group``, ``method``; optional ``source_symbol``,
-        ``target_symbol``, ``support``, ``sign`` (+1, -1, 0 or missing), ``agreement`` (bool or text; where
-        absent, the methods that list the same edge are named). Any length; the page picks the strongest.
+        ``target_symbol``, ``support``, ``sign`` (+1, -1, 0 or missing), ``agreement`` (percentile,
+        0 to 100, of the pair under the other method). Any length; the page picks the strongest.
     network_method
         The method whose edges are drawn; the first in the table where it has none of this method.
     agreement

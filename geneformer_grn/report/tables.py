@@ -141,13 +141,7 @@ def shown_edges(edges: pd.DataFrame, n_rows: int, order: Sequence[str]) -> pd.Da
 
 
 def found_by(edges: pd.DataFrame, shown: pd.DataFrame) -> list[str]:
-    """Return for each shown edge which methods list it in its group, or its own column ``agreement``."""
-    if "agreement" in shown:
-        words = {True: "both", False: "this one only"}
-        return [
-            words[bool(value)] if isinstance(value, bool | np.bool_) else format_value(value)
-            for value in shown["agreement"]
-        ]
+    """Return for each shown edge which methods list it in its group."""
     keys = [column for column in ("group", "source", "target") if column in edges]
     wanted = shown[keys].drop_duplicates()
     methods = edges.merge(wanted, on=keys).groupby(keys, observed=True)["method"].unique()
@@ -171,7 +165,7 @@ def edge_columns(edges: pd.DataFrame, n_rows: int, order: Sequence[str]) -> list
         columns.append(text_column(shown, "method", "Method"))
     columns.append(number_column(shown, "weight", "Weight"))
     if "sign" in shown:
-        names = {1: "activates", -1: "represses"}
+        names = {1: "positive", -1: "negative"}
         signs = np.nan_to_num(np.sign(shown["sign"].to_numpy(dtype=np.float64, na_value=np.nan)))
         words = [names.get(int(sign), "unknown") for sign in signs]
         columns.append(Column("Sign", words, list(words)))
@@ -180,7 +174,13 @@ def edge_columns(edges: pd.DataFrame, n_rows: int, order: Sequence[str]) -> list
     if "method" in shown:
         listed = found_by(edges, shown)
         columns.append(Column("Listed by", listed, list(listed)))
+    if "agreement" in shown:
+        columns.append(number_column(shown, "agreement", "Other method, percentile", _percentile))
     return columns
+
+
+def _percentile(value: float) -> str:
+    return MISSING if np.isnan(value) else f"{value:.0f}"
 
 
 def agreement_columns(agreement: pd.DataFrame) -> list[Column]:

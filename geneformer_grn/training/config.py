@@ -34,6 +34,9 @@ class ModelSection(_Section):
     output_bias: Literal["zeros", "frequencies"] = Field(
         default="frequencies", description="start of the head's bias: 0, or log frequencies in the corpus"
     )
+    embeddings: Literal["random", "components"] = Field(
+        default="random", description="start of the gene embeddings: random, or a decomposition of the corpus"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> ModelSection:
@@ -44,7 +47,7 @@ class ModelSection(_Section):
     @property
     def shape(self) -> dict[str, Any]:
         """The part that `ModelConfig` takes."""
-        return self.model_dump(exclude={"output_bias"})
+        return self.model_dump(exclude={"output_bias", "embeddings"})
 
 
 class DataSection(_Section):

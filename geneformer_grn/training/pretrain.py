@@ -33,6 +33,10 @@ from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import ModelConfig, new_model, save_checkpoint
 from geneformer_grn.training import checkpoints
 from geneformer_grn.training.config import PretrainConfig, flat_config
+from geneformer_grn.training.initialization import (
+    start_bias_at_frequencies,
+    start_embeddings_at_components,
+)
 from geneformer_grn.training.loop import Run, SummedLoss, train
 from geneformer_grn.training.optimizer import make_optimizer
 from geneformer_grn.training.plan import plan_steps
@@ -210,8 +214,10 @@ def _start(
 
     shape = ModelConfig(**config.model.shape)
     bare_model = new_model(shape, data.vocabulary, seed=config.run.seed)
-    if config.model.output_bias == "frequencies":
+    if checkpoint is None and config.model.output_bias == "frequencies":
         start_bias_at_frequencies(bare_model, data.corpus)
+    if checkpoint is None and config.model.embeddings == "components":
+        start_embeddings_at_components(bare_model, data.corpus, seed=config.run.seed)
     module = SummedLoss(bare_model, config.run.precision)
     if config.run.compile:
         module.compile(dynamic=True)
@@ -231,18 +237,6 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PermissionError(f"cannot write the run to {out}: {error.strerror}") from error
-
-
-def start_bias_at_frequencies(model: BertForMaskedLM, corpus: Corpus) -> None:
-    """Set the head's bias to the log frequency of each token in the corpus (one added to every count).
-
-    Frequencies span ten nats, which a bias that starts at 0 takes thousands of small steps to cross; started
-    here, the untrained model guesses as well as the frequencies do.
-    """
-    counts = np.bincount(corpus.input_ids, minlength=model.config.vocab_size) + 1.0
-    counts[: corpus.vocabulary.n_special] = 1.0  # never an answer
-    with torch.no_grad():
-        model.cls.predictions.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
 
 
 def _add_validation(run: Run, data: PretrainingData) -> RankPositionBaseline | None:

@@ -8,13 +8,14 @@ models, and of one model during training, are comparable number for number.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import BertForMaskedLM
 
 from geneformer_grn._runtime import Precision
-from geneformer_grn.cells.batches import MaskSettings, PackedBatch, mask_cell, pack, plan_by_budget
+from geneformer_grn.cells.batches import MaskSettings, mask_cell, pack, plan_by_budget
 from geneformer_grn.cells.corpus import Corpus
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import masked_head, packed_states
@@ -100,31 +101,85 @@ def masked_gene_scores(
     ValueError
         No token was hidden: there are no cells, or they are too short.
     """
-    device = device or next(model.parameters()).device
-    cells = masked_cells(sequences, vocabulary, seed=seed, max_cells=max_cells)
-    lengths = [len(input_ids) for input_ids, _ in cells]
-    model.eval()
-    sums = torch.zeros(3, dtype=torch.float64)
-    for group in plan_by_budget(lengths, token_budget):
-        batch = pack([cells[cell][0] for cell in group], labels=[cells[cell][1] for cell in group])
-        sums += _score_batch(model, batch.to(device), precision)
-    loss, correct, n_masked = sums.tolist()
-    if n_masked == 0:
-        raise ValueError("there is nothing to score: no gene is hidden in these cells")
-    return {
-        "loss": loss / n_masked,
-        "accuracy": correct / n_masked,
-        "n_masked": int(n_masked),
-        "n_cells": len(lengths),
-    }
+    scores = score_masked_cells(
+        model,
+        masked_cells(sequences, vocabulary, seed=seed, max_cells=max_cells),
+        device=device,
+        precision=precision,
+        token_budget=token_budget,
+    )
+    return scores.summary()
+
+
+@dataclass(frozen=True, eq=False)
+class CellScores:
+    """What was guessed in each cell.
+
+    Parameters
+    ----------
+    loss
+        ``(n,)`` float64; sum of the cross-entropies (nats) over the hidden genes of the cell.
+    right
+        ``(n,)`` float64; hidden genes guessed first.
+    n_masked
+        ``(n,)`` float64; hidden genes.
+    """
+
+    loss: np.ndarray
+    right: np.ndarray
+    n_masked: np.ndarray
+
+    def summary(self) -> dict[str, float]:
+        """Return ``loss`` and ``accuracy`` per hidden gene, ``n_masked`` and ``n_cells``.
+
+        Raises
+        ------
+        ValueError
+            No gene was hidden: there are no cells, or they are too short.
+        """
+        n_masked = int(self.n_masked.sum())
+        if n_masked == 0:
+            raise ValueError("there is nothing to score: no gene is hidden in these cells")
+        return {
+            "loss": float(self.loss.sum()) / n_masked,
+            "accuracy": float(self.right.sum()) / n_masked,
+            "n_masked": n_masked,
+            "n_cells": len(self.loss),
+        }
 
 
 @torch.inference_mode()
-def _score_batch(model: BertForMaskedLM, batch: PackedBatch, precision: Precision) -> torch.Tensor:
-    """Return (sum of cross-entropies, number right, number masked) of one batch, float64 on the CPU."""
-    with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits = masked_head(model, packed_states(model, batch), batch.masked_index)
-    answers = batch.labels[0, batch.masked_index]
-    loss = torch.nn.functional.cross_entropy(logits, answers, reduction="sum")
-    right = (logits.argmax(dim=1) == answers).sum()
-    return torch.tensor([loss.item(), right.item(), len(answers)], dtype=torch.float64)
+def score_masked_cells(
+    model: BertForMaskedLM,
+    cells: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    device: torch.device | None = None,
+    precision: Precision = "fp32",
+    token_budget: int = 16_384,
+) -> CellScores:
+    """Return how well a model guesses the hidden genes of each cell.
+
+    Parameters
+    ----------
+    model
+        Masked-language model; put into eval mode.
+    cells
+        (input_ids, labels) of each cell, as `masked_cells` gives them.
+    device, precision, token_budget
+        As in `masked_gene_scores`.
+    """
+    device = device or next(model.parameters()).device
+    model.eval()
+    sums = np.zeros((3, len(cells)))
+    for group in plan_by_budget([len(input_ids) for input_ids, _ in cells], token_budget):
+        batch = pack([cells[cell][0] for cell in group], labels=[cells[cell][1] for cell in group])
+        cell_of = np.searchsorted(batch.cu_seqlens.numpy(), batch.masked_index.numpy(), side="right") - 1
+        batch = batch.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = masked_head(model, packed_states(model, batch), batch.masked_index)
+        answers = batch.labels[0, batch.masked_index]
+        loss = torch.nn.functional.cross_entropy(logits, answers, reduction="none")
+        right = logits.argmax(dim=1) == answers
+        for row, values in enumerate((loss, right, torch.ones_like(loss))):
+            sums[row, group] = np.bincount(cell_of, weights=values.cpu().double(), minlength=len(group))
+    return CellScores(*sums)

@@ -122,7 +122,9 @@ def run(cells: Path | str | AnnData, out: Path | str, **settings: Any) -> RunRes
 
 def run_demo(out: Path, *, seed: int = 0) -> RunResult:
     """Run the main job on 200 of the immune cells that ship with the package, with 500 passes."""
-    settings = RunSettings(n_cells=200, max_passes=500, n_hubs=5, cells_per_gene=8, n_null=30, seed=seed)
+    settings = RunSettings(
+        n_cells=200, max_passes=500, n_hubs=5, cells_per_gene=8, n_null=30, seed=seed, name="demo cells"
+    )
     logger.info(
         "demo: a sample of %d shipped immune cells and at most %d passes, to end within a minute. The cells "
         "carry no labels: they are clustered and the clusters named by marker genes.",
@@ -161,7 +163,8 @@ def run_file(source: Path | str | AnnData, out: Path, settings: RunSettings) -> 
             )  # fmt: skip
         effects = with_symbols(screen.effects, vocabulary)
         record = record_of(
-            source, settings, encoder=encoder, counts=counts, grouping=grouping, network=network, screen=screen,
+            source, settings, encoder=encoder, counts=counts, grouping=grouping,
+            network=network, screen=screen,
             warnings_found=warnings_of(counts, network, left_out=left_out, unknown=unknown),
         )  # fmt: skip
         with timings.step("writing"):
@@ -200,7 +203,8 @@ def run_file(source: Path | str | AnnData, out: Path, settings: RunSettings) -> 
 def _write_report(
     path: Path, record: dict[str, Any], cells: AnnData, edges: pd.DataFrame, **tables: Any
 ) -> None:
-    from geneformer_grn.report.page import write_report
+    from geneformer_grn.report.page import render_report
     from geneformer_grn.workflows.run_report import report_content
 
-    write_report(report_content(record, cells, edges, outputs=OUTPUTS, **tables), path)
+    page = render_report(report_content(record, cells, edges, outputs=OUTPUTS, **tables))
+    path.write_text(page, encoding="utf-8")

@@ -18,46 +18,48 @@ if TYPE_CHECKING:
 METHODS = (
     (
         "Cells as ranked genes",
-        "Each cell becomes the list of its genes, ordered by count divided by the gene's typical non-zero count "
-        "(rank-value encoding, as in Geneformer). Only the order enters the model, cropped to its longest input.",
+        "Each cell becomes the list of its genes, ordered by count divided by the gene's typical non-zero "
+        "count (rank-value encoding, as in Geneformer). Only the order enters the model, cropped to its "
+        "longest input.",
     ),
     (
         "Embedding",
-        "A cell's embedding is the mean of the states of its genes in the model's second-to-last layer, unless "
-        "another layer was asked for. The map is a UMAP of it; distances on a UMAP are not to be measured.",
+        "A cell's embedding is the mean of the states of its genes in the model's second-to-last layer, "
+        "unless another layer was asked for. The map is a UMAP of it; distances on a UMAP are not to be "
+        "measured.",
     ),
     (
         "Edges",
-        "Attention: how strongly the target's position reads the regulator's, relative to reading all genes "
-        "alike (1 = no preference), averaged over heads, layers and the cells that hold both genes. "
-        "Co-expression: Pearson correlation of log-normalised expression. Neither says that one gene regulates "
-        "the other.",
+        "Attention: how strongly the target's position reads the regulator's, relative to reading all "
+        "genes alike (1 = no preference), averaged over heads, layers and the cells that hold both genes. "
+        "Co-expression: Pearson correlation of log-normalised expression. Neither says that one gene "
+        "regulates the other.",
     ),
     (
         "Perturbation",
-        "The gene's token is deleted from cells of the group, and the shift is 1 minus the cosine between the "
-        "states of the other genes before and after, averaged over them. p compares it with deleting other "
-        "genes of similar rank and detection: (1 + those at least as strong) / (1 + their number), q is "
-        "Benjamini-Hochberg over the genes of a group. The interval is a 95 % bootstrap over cells.",
+        "The gene's token is deleted from cells of the group, and the shift is 1 minus the cosine between "
+        "the states of the other genes before and after, averaged over them. p compares it with deleting "
+        "other genes of similar rank and detection: (1 + those at least as strong) / (1 + their number), "
+        "q is Benjamini-Hochberg over the genes of a group. The interval is a 95 % bootstrap over cells.",
     ),
     (
         "Downstream",
-        "Attention carries no sign, so the edges' coefficients are refitted by ridge regression to the group's "
-        "expression. The deleted gene is set to zero expression and its change passed on hop by hop; effects "
-        "are changes of mean log-normalised expression.",
+        "Attention carries no sign, so the edges' coefficients are refitted by ridge regression to the "
+        "group's expression. The deleted gene is set to zero expression and its change passed on hop by "
+        "hop; effects are changes of mean log-normalised expression.",
     ),
 )
 
 CAVEATS = (
-    "An edge is a hypothesis. Attention mostly follows co-expression and expression level, and both follow cell "
-    "identity; where the two agree closely, attention adds little.",
-    "Cells are not replicates: intervals over cells say how well this sample is measured, not whether another "
-    "donor would show the same.",
-    "Deleting a token is not knocking out a gene: it also moves every later gene up by one rank, and part of "
-    "every shift is that move. The matched null genes share it.",
+    "An edge is a hypothesis. Attention mostly follows co-expression and expression level, and both "
+    "follow cell identity; where the two agree closely, attention adds little.",
+    "Cells are not replicates: intervals over cells say how well this sample is measured, not whether "
+    "another donor would show the same.",
+    "Deleting a token is not knocking out a gene: it also moves every later gene up by one rank, and part "
+    "of every shift is that move. The matched null genes share it.",
     "Propagation is linear and follows correlation in these cells; feedback, dosage and time are not in it.",
-    "The shipped model is small and was trained on few cells, half of them blood. See its model card for what "
-    "it can and cannot do, next to the baselines it was measured against.",
+    "The shipped model is small and was trained on few cells, half of them blood. See its model card for "
+    "what it can and cannot do, next to the baselines it was measured against.",
 )
 
 
@@ -143,8 +145,8 @@ def _summary(record: dict[str, Any], edges: pd.DataFrame, effects: pd.DataFrame)
     if len(strongest) and strongest["shift"].notna().all():
         row = strongest.iloc[0]
         sentences.append(
-            f"The largest shift came from deleting {row['gene_symbol']} in {row['group']}; whether it exceeds "
-            "that of any gene of the same rank is in the perturbation section."
+            f"The largest shift came from deleting {row['gene_symbol']} in {row['group']}; whether it "
+            "exceeds that of any gene of the same rank is in the perturbation section."
         )
     return sentences
 

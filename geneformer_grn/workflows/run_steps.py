@@ -7,7 +7,7 @@ and which groups when passes are scarce (the largest).
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +56,14 @@ class RunSettings:
         Cells each gene is deleted in, and null genes each is compared with; lowered to fit `max_passes`.
     top
         Edges kept per group and method.
+    min_support
+        Cells of a group that must express a gene, and hold a pair, for it to be scored there.
     encoder_layer
         Layer of embeddings and effects; 0 is the last, -1 the one before.
     device, precision, token_budget
         How the model runs.
+    name
+        What the report calls the cells; None: the file's name.
     read
         How counts are read.
     """
@@ -75,10 +79,12 @@ class RunSettings:
     cells_per_gene: int = 20
     n_null: int = 100
     top: int = 1000
+    min_support: int = 10
     encoder_layer: int = -1
     device: str = "auto"
     precision: Precision = "fp32"
     token_budget: int = 16_384
+    name: str | None = None
     read: ReadSettings = field(default_factory=ReadSettings)
 
 
@@ -92,13 +98,14 @@ def open_input(source: Path | str | AnnData, settings: RunSettings) -> tuple[Ann
         raise ValueError(f"no obs column {settings.groups!r} for --groups; the file has: {known}")
     encoder = load_encoder(settings.model, device=settings.device, precision=settings.precision)
     counts = read_counts(
-        adata, encoder.vocabulary, settings.read, n_cells=settings.n_cells, seed=settings.seed
+        adata,
+        encoder.vocabulary,
+        settings.read,
+        n_cells=settings.n_cells,
+        seed=settings.seed,
+        name=settings.name or (Path(source).name if isinstance(source, str | Path) else None),
     )
-    return adata, encoder, replace(counts, name=_name(source))
-
-
-def _name(source: Path | str | AnnData) -> str:
-    return Path(source).name if isinstance(source, str | Path) else "AnnData"
+    return adata, encoder, counts
 
 
 def embed_input(
@@ -145,6 +152,7 @@ def extract_edges(
     how = NetworkSettings(
         regulators="auto" if named == "auto" else read_gene_list(named),
         top=settings.top,
+        min_support=settings.min_support,
         token_budget=settings.token_budget,
     )
     return score_network(
@@ -158,9 +166,9 @@ def genes_to_perturb(
 ) -> tuple[list[int], list[str]]:
     """Return the tokens of the genes to perturb, and the names asked for that are unknown.
 
-    ``auto`` takes the regulators with the most edges: the number of a regulator's edges, as a share of all edges
-    of its group and method, summed over groups and methods. Hubs of both methods come first, so that what is
-    perturbed has a network to travel through.
+    ``auto`` takes the regulators with the most edges: the number of a regulator's edges, as a share of all
+    edges of its group and method, summed over groups and methods. Hubs of both methods come first, so that
+    what is perturbed has a network to travel through.
 
     Raises
     ------
@@ -316,7 +324,7 @@ def record_of(
 
 
 def flat(record: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Return nested facts as one level of ``section.key``, as an h5ad can hold them: no lists, nothing unset."""
+    """Return nested facts as one level of ``section.key``, as an h5ad holds them: no lists, nothing unset."""
     found: dict[str, str | int | float | bool] = {}
     for key, value in record.items():
         if isinstance(value, dict):

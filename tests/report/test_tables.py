@@ -53,8 +53,8 @@ def test_edges_are_shared_out_over_groups_and_methods_and_say_who_lists_them() -
     assert columns["Group"].texts == ["h"] * 12 + ["g"] * 12
     assert columns["Target"].texts[:6] == [f"T{i}" for i in range(19, 13, -1)]
     assert columns["Listed by"].texts[:6] == ["attention"] * 5 + ["both"]
-    given = pd.DataFrame(rows).assign(agreement=True)
-    assert edge_columns(given, 24, [])[-1].texts[0] == "both"
+    given = pd.DataFrame(rows).assign(agreement=97.4)
+    assert edge_columns(given, 24, [])[-1].texts[0] == "97"
 
 
 def test_effects_are_sorted_by_evidence_and_keep_sort_keys() -> None:

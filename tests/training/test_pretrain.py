@@ -21,7 +21,8 @@ from geneformer_grn.cells.rank_position import RankPositionBaseline
 from geneformer_grn.genes.vocabulary import VocabularyMismatchError
 from geneformer_grn.model.encoder import ModelConfig, load_encoder, new_model
 from geneformer_grn.training.config import read_config
-from geneformer_grn.training.pretrain import open_data, run_pretraining, start_bias_at_frequencies
+from geneformer_grn.training.initialization import start_bias_at_frequencies
+from geneformer_grn.training.pretrain import open_data, run_pretraining
 from geneformer_grn.training.tracking import read_log
 from geneformer_grn.training.validation import masked_cells, masked_gene_scores
 
