@@ -41,28 +41,29 @@ def embed(
     """Write the input with its embeddings, and the parameters beside it."""
     with verb(quiet=quiet, as_json=as_json, threads=threads) as summary:
         from geneformer_grn._runtime import atomic_path, logger, write_json
-        from geneformer_grn.cells.counts import read_h5ad
-        from geneformer_grn.tl.embed import embed as embed_in_place
+        from geneformer_grn.cells.counts import ReadSettings, read_h5ad
+        from geneformer_grn.embedding import EmbedSettings
+        from geneformer_grn.workflows.embed import ModelSettings, embed_adata
 
         if out.suffix != ".h5ad" or out.is_dir():
             raise ValueError(f"--out must name an .h5ad file, got {out}")
+        read = ReadSettings(
+            layer=layer,
+            gene_column=gene_column,
+            counts_column=counts_column,
+            allow_normalised=allow_normalised,
+            sum_duplicates=sum_duplicates,
+            drop_empty=drop_empty,
+        )
+        settings = EmbedSettings(
+            pooling=pooling,  # type: ignore[arg-type]  # checked there, with the known names
+            encoder_layer=encoder_layer,
+            token_budget=token_budget,
+        )
+        run = ModelSettings(device=device, precision=precision)  # type: ignore[arg-type]  # checked there
         with atomic_path(out) as temporary:
             adata = read_h5ad(file)
-            embed_in_place(
-                adata,
-                model,
-                encoder_layer=encoder_layer,
-                pooling=pooling,  # type: ignore[arg-type]  # checked there, with the known names
-                layer=layer,
-                gene_column=gene_column,
-                counts_column=counts_column,
-                allow_normalised=allow_normalised,
-                sum_duplicates=sum_duplicates,
-                drop_empty=drop_empty,
-                device=device,
-                precision=precision,  # type: ignore[arg-type]  # checked there, with the known names
-                token_budget=token_budget,
-            )
+            embed_adata(adata, model, settings, read=read, run=run)
             provenance = adata.uns["geneformer_grn"]["embed"]
             provenance["seed"] = seed
             adata.write_h5ad(temporary)

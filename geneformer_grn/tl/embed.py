@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from geneformer_grn._runtime import Precision, package_version
+from geneformer_grn._runtime import Precision
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,13 +67,9 @@ def embed(
     >>> gg.tl.embed(adata)  # doctest: +SKIP
     >>> sc.pp.neighbors(adata, use_rep="X_geneformer")  # doctest: +SKIP
     """
-    import numpy as np
-
-    from geneformer_grn.cells.counts import ReadSettings, read_counts
-    from geneformer_grn.cells.matching import map_identifiers
-    from geneformer_grn.cells.ranking import rank_cells
-    from geneformer_grn.embedding import EmbedSettings, embed_cells_and_genes
-    from geneformer_grn.model.encoder import Encoder, load_encoder
+    from geneformer_grn.cells.counts import ReadSettings
+    from geneformer_grn.embedding import EmbedSettings
+    from geneformer_grn.workflows.embed import ModelSettings, embed_adata
 
     read = ReadSettings(
         layer=layer,
@@ -85,31 +80,4 @@ def embed(
         drop_empty=drop_empty,
     )
     settings = EmbedSettings(pooling=pooling, encoder_layer=encoder_layer, token_budget=token_budget)
-    encoder = model if isinstance(model, Encoder) else load_encoder(model, device=device, precision=precision)
-    vocabulary = encoder.vocabulary
-    counts = read_counts(adata, vocabulary, read)
-    cells, genes = embed_cells_and_genes(encoder, rank_cells(counts, vocabulary), settings)
-    # Duplicates were judged by read_counts; with layer="raw" the gene column is one of adata.raw.
-    column = None if layer == "raw" else gene_column
-    tokens = map_identifiers(
-        adata, adata.var, vocabulary=vocabulary, gene_column=column, sum_duplicates=True, name="the AnnData"
-    )[0].tokens
-    embedded = np.full((adata.n_obs, cells.shape[1]), np.nan, dtype=np.float32)
-    embedded[counts.kept] = cells
-    adata.obsm["X_geneformer"] = embedded
-    adata.varm["geneformer"] = np.where(tokens[:, None] >= 0, genes[tokens], np.float32(np.nan))
-    adata.uns["geneformer_grn"] = {
-        **adata.uns.get("geneformer_grn", {}),
-        "embed": {
-            "package_version": package_version(),
-            "model": encoder.name,
-            "vocabulary_fingerprint": vocabulary.fingerprint,
-            "parameters": _storable(asdict(settings) | asdict(read) | {"precision": encoder.precision}),
-            "cells": _storable(counts.report),
-        },
-    }
-
-
-def _storable(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the single values of `facts`: what every AnnData version can write (no None, no lists)."""
-    return {key: value for key, value in facts.items() if isinstance(value, str | bool | int | float)}
+    embed_adata(adata, model, settings, read=read, run=ModelSettings(device=device, precision=precision))

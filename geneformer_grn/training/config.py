@@ -37,6 +37,9 @@ class ModelSection(_Section):
     embeddings: Literal["random", "components"] = Field(
         default="random", description="start of the gene embeddings: random, or a decomposition of the corpus"
     )
+    positions: Literal["random", "waves"] = Field(
+        default="random", description="start of the position embeddings: random, or sines and cosines"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> ModelSection:
@@ -47,7 +50,7 @@ class ModelSection(_Section):
     @property
     def shape(self) -> dict[str, Any]:
         """The part that `ModelConfig` takes."""
-        return self.model_dump(exclude={"output_bias", "embeddings"})
+        return self.model_dump(exclude={"output_bias", "embeddings", "positions"})
 
 
 class DataSection(_Section):
@@ -118,6 +121,9 @@ class RunSection(_Section):
         None, gt=0.0, description="save, and end, after so long; --resume goes on"
     )
     tracker: Literal["off", "wandb"] = "off"
+    export_dtype: Literal["float32", "float16"] = Field(
+        default="float32", description="how the exported weights are stored; they load as float32"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> RunSection:
@@ -153,6 +159,7 @@ HARMLESS_KEYS = frozenset(
         "run.keep_last",
         "run.max_minutes",
         "run.tracker",
+        "run.export_dtype",
     }
 )
 

@@ -1,9 +1,9 @@
 """Where pretraining starts: what the corpus itself says of its genes, instead of random numbers.
 
-A small model on few cells spends most of its steps learning how frequent genes are and which ones go
-together. Both can be computed: the head's bias starts at the log frequencies, and the gene embeddings at a
-correspondence analysis of cells × genes, so that training begins with what context adds. Only the training
-corpus is read.
+A small model on few cells spends most of its steps learning how frequent genes are, which ones go together
+and which stand at neighbouring ranks. All three can be computed: the head's bias starts at the log
+frequencies, the gene embeddings at a correspondence analysis of cells × genes and at the order of medians,
+positions at waves, so that training begins with what context adds. Only the training corpus is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from transformers import BertForMaskedLM
 
 from geneformer_grn.cells.corpus import Corpus
 
-_SCALE = 0.06  # root mean square of the embeddings; positions start at 0.02: the gene outweighs its place
+_SCALE = 0.06  # root mean square of gene embeddings, and of positions: the gene outweighs its place
+_POSITION_SCALE = 0.04
 _LARGEST = 3.0  # in median lengths, the longest embedding: rare genes have the longest, and noisiest
 
 
@@ -32,7 +33,10 @@ def start_bias_at_frequencies(model: BertForMaskedLM, corpus: Corpus) -> None:
 
 
 def start_embeddings_at_components(model: BertForMaskedLM, corpus: Corpus, *, seed: int) -> None:
-    """Set the gene embeddings to a correspondence analysis of the corpus; special tokens stay random.
+    """Set the gene embeddings to what the corpus says of genes; special tokens stay random.
+
+    Three quarters of the width hold a correspondence analysis (`gene_components`: which genes go together),
+    one quarter waves over the genes' medians (`median_waves`: which genes stand at neighbouring ranks).
 
     Parameters
     ----------
@@ -43,10 +47,44 @@ def start_embeddings_at_components(model: BertForMaskedLM, corpus: Corpus, *, se
     seed
         Of the randomised singular value decomposition.
     """
-    n_special, width = corpus.vocabulary.n_special, model.config.hidden_size
-    genes = gene_components(corpus, n_components=width, seed=seed)
+    vocabulary, width = corpus.vocabulary, model.config.hidden_size
+    n_waves = width // 8 * 2
+    together = gene_components(corpus, n_components=width - n_waves, seed=seed)
+    medians = median_waves(vocabulary.medians[vocabulary.n_special :], n_waves)
     with torch.no_grad():
-        model.bert.embeddings.word_embeddings.weight[n_special:, : genes.shape[1]] = torch.from_numpy(genes)
+        genes = model.bert.embeddings.word_embeddings.weight[vocabulary.n_special :]
+        genes[:, : together.shape[1]] = torch.from_numpy(together)
+        genes[:, width - n_waves :] = torch.from_numpy(medians)
+
+
+def start_positions_at_waves(model: BertForMaskedLM, *, seed: int) -> None:
+    """Set the position embeddings to sines and cosines (Vaswani et al. 2017), turned at random.
+
+    Between two visible neighbours a hidden gene's count over median is nearly known, so the first thing to
+    learn is to look at the neighbours. With waves a shift by one place is a linear map, which attention finds
+    quickly; between random vectors it would be a table of a thousand entries. The random rotation spreads the
+    waves over all dimensions, so that none of them covers those of the genes.
+    """
+    weight = model.bert.embeddings.position_embeddings.weight
+    n_positions, width = weight.shape
+    frequencies = np.geomspace(np.pi / n_positions, np.pi / 2, width // 2)
+    angles = np.arange(n_positions)[:, None] * frequencies
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1) * np.sqrt(2) * _POSITION_SCALE
+    turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(width, waves.shape[1])))
+    with torch.no_grad():
+        weight.copy_(torch.from_numpy(waves @ turn.T))
+
+
+def median_waves(medians: np.ndarray, n_waves: int) -> np.ndarray:
+    """Return sines and cosines of the genes' places in the order of medians, ``(n, n_waves)`` float32.
+
+    Genes of neighbouring medians have similar rows, at 2^-1 to 2^6 waves over all genes. Scaled to a root
+    mean square of 0.06.
+    """
+    place = np.argsort(np.argsort(medians, kind="stable"), kind="stable") / len(medians)
+    angles = 2 * np.pi * place[:, None] * np.geomspace(0.5, 64.0, n_waves // 2)
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    return (waves * np.sqrt(2) * _SCALE).astype(np.float32)
 
 
 def gene_components(corpus: Corpus, *, n_components: int, seed: int) -> np.ndarray:

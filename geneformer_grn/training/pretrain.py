@@ -8,10 +8,11 @@ and ``best/`` are plain Hugging Face folders that any tool loads.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,10 +37,13 @@ from geneformer_grn.training.config import PretrainConfig, flat_config
 from geneformer_grn.training.initialization import (
     start_bias_at_frequencies,
     start_embeddings_at_components,
+    start_positions_at_waves,
 )
 from geneformer_grn.training.loop import Run, SummedLoss, train
 from geneformer_grn.training.optimizer import make_optimizer
 from geneformer_grn.training.plan import plan_steps
+from geneformer_grn.training.record import FILE as RECORD_FILE
+from geneformer_grn.training.record import training_record
 from geneformer_grn.training.stream import Prefetched, Share, training_steps
 from geneformer_grn.training.tracking import FILE, RunLog, read_log, require_tracker, start_tracker
 from geneformer_grn.training.validation import masked_cells, masked_gene_scores
@@ -144,7 +148,12 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
         run.log.close()
     summary = _summary(run, finished=finished)
     if accelerator.is_main_process and finished:
-        export(run.bare_model, data.vocabulary, out / "model", baseline=baseline)
+        record = training_record(
+            config, read_log(out / FILE),
+            corpus=data.corpus, held_out=data.validation, device=accelerator.device,
+        )  # fmt: skip
+        dtype = config.run.export_dtype
+        export(run.bare_model, data.vocabulary, out / "model", baseline=baseline, record=record, dtype=dtype)
         write_json(out / "result.json", summary | {"versions": library_versions()})
         logger.info("wrote the model to %s", out / "model")
     accelerator.wait_for_everyone()
@@ -179,10 +188,17 @@ def export(
     folder: Path,
     *,
     baseline: RankPositionBaseline | None = None,
+    record: dict[str, Any] | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
 ) -> None:
-    """Write a plain Hugging Face folder with the vocabulary and, if there is one, ``rank_position.npz``."""
+    """Write a plain Hugging Face folder with the vocabulary.
+
+    Where they are given, ``rank_position.npz`` (the baseline) and ``training.json`` (the record) lie beside
+    the weights, which are stored as `dtype` and load as float32 either way.
+    """
+    extra_files = {} if record is None else {RECORD_FILE: json.dumps(plain_json(record), indent=1) + "\n"}
     with atomic_path(folder) as temporary:
-        save_checkpoint(model, vocabulary, temporary)
+        save_checkpoint(model, vocabulary, temporary, dtype=dtype, extra_files=extra_files)
         if baseline is not None:
             baseline.save(temporary / "rank_position.npz")
 
@@ -218,6 +234,8 @@ def _start(
         start_bias_at_frequencies(bare_model, data.corpus)
     if checkpoint is None and config.model.embeddings == "components":
         start_embeddings_at_components(bare_model, data.corpus, seed=config.run.seed)
+    if checkpoint is None and config.model.positions == "waves":
+        start_positions_at_waves(bare_model, seed=config.run.seed)
     module = SummedLoss(bare_model, config.run.precision)
     if config.run.compile:
         module.compile(dynamic=True)

@@ -1,0 +1,86 @@
+"""What a checkpoint says of its own training: ``training.json`` beside the weights, for cards and readers."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from geneformer_grn._runtime import library_versions
+from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.training.config import PretrainConfig, flat_config
+
+FILE = "training.json"
+_POINTS = 40  # of the loss curve
+
+
+def training_record(
+    config: PretrainConfig,
+    log: Sequence[dict[str, Any]],
+    *,
+    corpus: Corpus,
+    held_out: Corpus | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return what a model was trained on and how, in plain values.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    log
+        Lines of its ``log.jsonl``.
+    corpus, held_out
+        Its cells; recorded are file names, numbers and hashes.
+    device
+        Where it ran.
+
+    Returns
+    -------
+    dict
+        ``config``, ``corpus``, ``held_out``, ``steps``, ``tokens``, ``hours`` (of training steps, from the
+        logged speed), ``loss_curve`` (at most 40 spans of the run: last ``step``, mean ``loss`` in nats per
+        masked gene), ``validation`` (as logged), ``device``, ``versions``.
+    """
+    steps = [line for line in log if "loss" in line]
+    return {
+        "config": flat_config(config),
+        "corpus": _contents(corpus),
+        "held_out": None if held_out is None else _contents(held_out),
+        "steps": len(steps),
+        "tokens": sum(line["tokens"] for line in steps),
+        "hours": round(sum(line["tokens"] / max(line["tokens_per_s"], 1) for line in steps) / 3600, 3),
+        "loss_curve": _curve(steps),
+        "validation": [line for line in log if "validation_loss" in line],
+        "device": device_name(device),
+        "versions": library_versions(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return what hardware a device is: the GPU's name, or the CPU's architecture and threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _contents(corpus: Corpus) -> dict[str, Any]:
+    keys = ("name", "sha256", "n_cells", "n_tokens")
+    return {
+        "n_cells": len(corpus),
+        "n_tokens": int(corpus.lengths.sum()),
+        "files": [{key: entry[key] for key in keys} for entry in corpus.manifest["files"]],
+    }
+
+
+def _curve(steps: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    span = max(1, -(-len(steps) // _POINTS))
+    curve = []
+    for start in range(0, len(steps), span):
+        part = steps[start : start + span]
+        n_masked = sum(line["masked_tokens"] for line in part)
+        mean = sum(line["loss"] * line["masked_tokens"] for line in part) / n_masked
+        curve.append({"step": part[-1]["step"], "loss": round(mean, 4)})
+    return curve

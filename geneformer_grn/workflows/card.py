@@ -1,0 +1,90 @@
+"""Model cards: Markdown whose every figure comes from the results that ``evaluate model`` wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from geneformer_grn._runtime import atomic_path, logger
+from geneformer_grn.workflows.evaluate import results_table
+
+_TEMPLATE = "card.md.j2"
+
+
+def write_card(results_path: Path | str, out: Path | str) -> None:
+    """Write a model card.
+
+    Parameters
+    ----------
+    results_path
+        JSON file that ``evaluate model`` wrote.
+    out
+        Markdown file.
+
+    Raises
+    ------
+    FileNotFoundError
+        There are no results.
+    ValueError
+        The file holds no results of ``evaluate model``.
+    """
+    results_path, out = Path(results_path), Path(out)
+    if not results_path.is_file():
+        raise FileNotFoundError(f"no results at {results_path}; write them by evaluate model ... --out")
+    try:
+        results = json.loads(results_path.read_text(encoding="utf-8"))
+        text = render_card(results)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{results_path.name} holds no results of evaluate model: {error!r}") from error
+    with atomic_path(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    logger.info("wrote %s", out)
+
+
+def render_card(results: dict[str, Any]) -> str:
+    """Return the card of a checkpoint as Markdown (Hugging Face front matter first).
+
+    Parameters
+    ----------
+    results
+        What `geneformer_grn.workflows.evaluate.evaluate_model` returned.
+
+    Raises
+    ------
+    KeyError, TypeError
+        They are not such results.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("geneformer_grn.workflows", "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Markdown, not HTML
+    )
+    environment.filters["thousands"] = lambda value: f"{value:,}"
+    held_out = [row["file"] for row in results["masked_genes"]["files"]]
+    return environment.get_template(_TEMPLATE).render(
+        **results, table=results_table(results), verdict=_verdict(results), held_out_files=held_out
+    )
+
+
+def _verdict(results: dict[str, Any]) -> str:
+    """Return in words whether the model is ahead of what it has to beat, by the intervals."""
+    sentences = []
+    names = {"rank_position": "the rank-position baseline", "untrained": "its untrained copy"}
+    for key, gain in results["masked_genes"]["all"]["ahead_of"].items():
+        loss, accuracy = gain["loss"], gain["accuracy"]
+        sentences.append(
+            f"Against {names[key]} the model is {_word(loss)} in loss and {_word(accuracy)} in accuracy."
+        )
+    return " ".join(sentences)
+
+
+def _word(gain: dict[str, float]) -> str:
+    if gain["low"] > 0:
+        return "ahead"
+    return "behind" if gain["high"] < 0 else "not distinguishable"
