@@ -147,7 +147,10 @@ def _leiden(expression: sparse.csr_matrix, seed: int) -> np.ndarray:
 @cache
 def _markers() -> dict[str, list[str]]:
     table = pd.read_csv(str(files("geneformer_grn.workflows") / "markers.tsv"), sep="\t")
-    return {row.cell_type: row.markers.split(",") for row in table.itertuples()}
+    return {
+        str(cell_type): str(markers).split(",")
+        for cell_type, markers in zip(table["cell_type"], table["markers"], strict=True)
+    }
 
 
 def name_clusters(expression: sparse.csr_matrix, clusters: np.ndarray, symbols: np.ndarray) -> dict[int, str]:

@@ -235,7 +235,8 @@ def perturb_groups(
     sizes = network.universe.n_cells
     by_size = sorted(sizes, key=lambda group: (-sizes[group], group))
     for n_groups in range(len(by_size), 0, -1):
-        kept = np.where(np.isin(labels, by_size[:n_groups]), labels, None)
+        kept = labels.astype(object)
+        kept[~np.isin(labels, by_size[:n_groups])] = None
         try:
             plan_screen(rank_groups(ranked, kept, encoder.vocabulary, seed=plan.seed), sets, plan)
         except ValueError:
