@@ -21,16 +21,14 @@ from geneformer_grn.network.edges import write_table
 from geneformer_grn.workflows.grouping import group_cells
 from geneformer_grn.workflows.network import with_symbols
 from geneformer_grn.workflows.propagation import propagate_cells
+from geneformer_grn.workflows.run_record import flat, record_of, warnings_of
 from geneformer_grn.workflows.run_steps import (
     RunSettings,
     embed_input,
     extract_edges,
-    flat,
     genes_to_perturb,
     open_input,
     perturb_groups,
-    record_of,
-    warnings_of,
 )
 
 if TYPE_CHECKING:
