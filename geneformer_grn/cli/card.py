@@ -18,11 +18,16 @@ def add(app: typer.Typer) -> None:
 
     @app.command("card")
     def card(
-        results: Results, *, out: Out, quiet: options.Quiet = False, as_json: options.Json = False
+        results: Results,
+        *,
+        out: Out,
+        seed: options.Seed = 0,
+        quiet: options.Quiet = False,
+        as_json: options.Json = False,
     ) -> None:
         """Write a model card whose every figure comes from RESULTS.json."""
         with verb(quiet=quiet, as_json=as_json) as summary:
             from geneformer_grn.workflows.card import write_card
 
             write_card(results, out)
-            summary |= {"card": out.name}
+            summary |= {"card": out.name, "seed": seed}

@@ -30,6 +30,18 @@ MAX_LENGTH: dict[str, int] = {"v1": 2048, "v2": 4096, "default": 1024}
 TARGET_SUM = 10_000.0
 
 
+def resolve_vocabulary(name: Path | str) -> Path:
+    """Return the folder of a vocabulary: `name` itself, or a shipped one of that name.
+
+    In an installed package those lie in ``_vocabularies/``, in a checkout in ``tokenizers/``.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for home in (package / "_vocabularies", package.parent / "tokenizers"):
+        if not Path(name).exists() and Path(name).name == str(name) and (home / name).is_dir():
+            return home / name
+    return Path(name)
+
+
 class VocabularyMismatchError(ValueError):
     """Two things that must share a vocabulary (a corpus, a model, ranked cells) do not."""
 
@@ -168,7 +180,7 @@ class GeneVocabulary:
 
     @classmethod
     def load(cls, folder: Path | str) -> GeneVocabulary:
-        """Read a vocabulary folder, checking its fingerprint.
+        """Read a vocabulary folder, or a shipped one by its name (``human``), checking its fingerprint.
 
         Raises
         ------
@@ -177,7 +189,7 @@ class GeneVocabulary:
         ValueError
             The files do not belong together (the fingerprint differs).
         """
-        folder = Path(folder)
+        folder = resolve_vocabulary(folder)
         for name in ("genes.tsv", "vocabulary.json"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""What the main job records of itself: parameters, versions, fingerprints, what was found, what to beware of."""
+"""What the main job records of itself: parameters, versions, fingerprints, findings and warnings."""
 
 from __future__ import annotations
 
