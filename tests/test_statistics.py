@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from geneformer_grn.statistics import benjamini_hochberg, bootstrap_interval, matched_null_p
+from geneformer_grn.statistics import (
+    benjamini_hochberg,
+    bootstrap_interval,
+    bootstrap_ratio,
+    matched_null_p,
+)
 
 
 @pytest.mark.parametrize("size", [1, 2, 17, 400])
@@ -56,6 +61,41 @@ def test_bootstrap_interval_edges():
         bootstrap_interval(np.arange(3.0), rng=rng, level=95)
     with pytest.raises(ValueError, match="resample"):
         bootstrap_interval(np.arange(3.0), rng=rng, n=0)
+
+
+def test_bootstrap_ratio_is_a_loop_over_resamples():
+    rng = np.random.default_rng(2)
+    numerator, denominator = rng.normal(3.0, 1.0, 15), rng.uniform(1.0, 9.0, 15)
+    drawn = np.random.default_rng(9).integers(0, 15, size=(400, 15))
+    ratios = [
+        sum(numerator[unit] for unit in units) / sum(denominator[unit] for unit in units) for units in drawn
+    ]
+    found = bootstrap_ratio(numerator, denominator, rng=np.random.default_rng(9), n=400, level=0.9)
+    np.testing.assert_allclose(found, np.quantile(ratios, [0.05, 0.95]), rtol=1e-12)
+
+
+def test_bootstrap_ratio_agrees_with_scipy():
+    rng = np.random.default_rng(6)
+    denominator = rng.uniform(1.0, 5.0, 80)
+    numerator = denominator * rng.gamma(2.0, size=80)
+    found = bootstrap_ratio(numerator, denominator, rng=np.random.default_rng(0), n=8000)
+    oracle = stats.bootstrap(
+        (numerator, denominator), lambda x, y, axis: x.sum(axis) / y.sum(axis), paired=True,
+        n_resamples=8000, method="percentile", vectorized=True, rng=np.random.default_rng(1),
+    ).confidence_interval  # fmt: skip
+    np.testing.assert_allclose(found, [oracle.low, oracle.high], rtol=0.02)
+
+
+def test_bootstrap_ratio_draws_units_with_both_entries_and_in_blocks(monkeypatch):
+    """Units of one ratio give that ratio whatever is drawn, also when drawn a few resamples at a time."""
+    denominator = np.random.default_rng(3).uniform(1, 100, 50)
+    rng = np.random.default_rng(0)
+    whole = bootstrap_ratio(denominator**2, denominator, rng=np.random.default_rng(5))
+    assert bootstrap_ratio(0.25 * denominator, denominator, rng=rng) == pytest.approx((0.25, 0.25))
+    monkeypatch.setattr("geneformer_grn.statistics._BLOCK", 170)
+    in_blocks = bootstrap_ratio(denominator**2, denominator, rng=np.random.default_rng(5))
+    assert in_blocks == pytest.approx(whole, rel=1e-12)
+    assert np.isnan(bootstrap_ratio(np.ones(1), np.ones(1), rng=rng)).all()
 
 
 def test_matched_null_p_by_hand():

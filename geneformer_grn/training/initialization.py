@@ -129,7 +129,9 @@ def gene_components(corpus: Corpus, *, n_components: int, seed: int) -> np.ndarr
     # The first component is the margins themselves: every gene with every gene.
     _, values, right = randomized_svd(scaled, n_components=n_found + 1, n_iter=4, random_state=seed)
     genes = right[1:].T * np.sqrt(values[1:]) / np.sqrt(shrunk)[:, None]
+    seen = mass > 0
+    genes[~seen] = 0.0  # rounding leaves 1e-17 there, which must not count as a length
     lengths_of = np.linalg.norm(genes, axis=1)
-    largest = _LARGEST * np.median(lengths_of[lengths_of > 0])
+    largest = _LARGEST * np.median(lengths_of[seen])
     genes *= np.minimum(1.0, largest / np.maximum(lengths_of, 1e-12))[:, None]
-    return (genes * (_SCALE / np.sqrt(np.mean(genes[mass > 0] ** 2)))).astype(np.float32)
+    return (genes * (_SCALE / np.sqrt(np.mean(genes[seen] ** 2)))).astype(np.float32)

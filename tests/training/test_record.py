@@ -1,0 +1,115 @@
+"""What a checkpoint says of its own training, against its log and against sums by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from geneformer_grn.training.pretrain import run_pretraining
+from geneformer_grn.training.record import device_name, training_record
+from geneformer_grn.training.tracking import read_log
+
+CPU = torch.device("cpu")
+KEYS = {
+    "config", "corpus", "held_out", "steps", "tokens", "hours", "loss_curve", "validation", "device",
+    "versions",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, request):
+    """A tiny run with a held-out corpus: its folder and the record beside its weights."""
+    from geneformer_grn.training.config import read_config
+
+    corpus = request.getfixturevalue("corpus_folder")
+    changes = [f"data.corpus={corpus}", f"data.validation={corpus}", "run.validate_every=6"]
+    out = tmp_path_factory.mktemp("recorded") / "run"
+    run_pretraining(read_config(request.getfixturevalue("config_file"), changes), out)
+    return out, json.loads((out / "model" / "training.json").read_text())
+
+
+def log_lines(n_steps: int) -> list[dict]:
+    rng = np.random.default_rng(n_steps)
+    return [
+        {
+            "step": step,
+            "loss": float(rng.normal(5, 2)),
+            "masked_tokens": int(rng.integers(1, 900)),
+            "tokens": 1000 + step,
+            "tokens_per_s": 500.0,
+        }
+        for step in range(1, n_steps + 1)
+    ]
+
+
+def test_a_run_leaves_its_record(made, corpus):
+    out, record = made
+    log = read_log(out / "log.jsonl")
+    assert set(record) == KEYS
+    assert record["steps"] == 12
+    assert record["tokens"] == sum(line["tokens"] for line in log if "loss" in line)
+    assert record["hours"] >= 0
+    assert [point["step"] for point in record["loss_curve"]] == list(range(1, 13))
+    assert [line["step"] for line in record["validation"]] == [6, 12]
+    assert record["validation"][-1]["baseline_loss"] > 0
+    assert record["config"]["data.corpus"] == "train"
+    assert record["config"]["optim.lr"] == 5e-3
+    for key in ("corpus", "held_out"):
+        assert record[key]["n_cells"] == len(corpus) == 80
+        assert record[key]["n_tokens"] == len(corpus.input_ids)
+        assert [entry["name"] for entry in record[key]["files"]] == ["cells.h5ad"]
+        assert len(record[key]["files"][0]["sha256"]) == 64
+    assert record["device"].startswith("cpu (")
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_a_record_names_no_directory(made, corpus_folder):
+    out, record = made
+    text = json.dumps(record)
+    assert str(corpus_folder.parent) not in text
+    assert str(out.parent) not in text
+    assert not [value for value in _strings(record) if value.startswith(("/", "~"))]
+
+
+def _strings(value) -> list[str]:
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in _strings(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in _strings(item)]
+    return [value] if isinstance(value, str) else []
+
+
+@pytest.mark.parametrize(("n_steps", "span"), [(1, 1), (40, 1), (41, 2), (100, 3), (803, 21)])
+def test_the_curve_is_a_mean_per_masked_gene(make_config, corpus, n_steps, span):
+    log = log_lines(n_steps)
+    record = training_record(make_config(), log, corpus=corpus, held_out=None, device=CPU)
+    assert record["held_out"] is None
+    assert len(record["loss_curve"]) <= 40
+    points = iter(record["loss_curve"])
+    covered = 0
+    for number, line in enumerate(log, start=1):
+        if number % span and number != n_steps:
+            continue
+        part = log[covered:number]
+        losses = [entry["loss"] for entry in part for _ in range(entry["masked_tokens"])]
+        point = next(points)
+        assert point["step"] == line["step"]
+        assert point["loss"] == pytest.approx(np.mean(losses), abs=1e-4)
+        covered = number
+    assert next(points, None) is None
+    assert record["hours"] == pytest.approx(sum(entry["tokens"] / 500 / 3600 for entry in log), abs=6e-4)
+
+
+def test_lines_of_validation_are_not_steps(make_config, corpus):
+    log = [*log_lines(2), {"step": 2, "validation_loss": 3.0, "validation_accuracy": 0.1}]
+    record = training_record(make_config(), log, corpus=corpus, held_out=corpus, device=CPU)
+    assert record["steps"] == 2
+    assert record["validation"] == log[2:]
+    assert record["held_out"] == record["corpus"]
+
+
+def test_the_device_says_its_threads():
+    assert device_name(CPU).endswith(f"{torch.get_num_threads()} threads)")
