@@ -19,6 +19,7 @@ from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.network.edges import Universe
 from geneformer_grn.network.inference import correlation_edges, ridge_edges
 from geneformer_grn.network.scored import ScoredPairs, agreement, to_edges
+from geneformer_grn.workflows.grouping import UNLABELLED
 from geneformer_grn.workflows.regulators import choose_genes, detected
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def score_network(
     """
     settings = settings or NetworkSettings()
     expression = log_normalised(counts)
-    groups, skipped = _group_rows(labels, len(counts), settings.min_cells)
+    groups, skipped = group_rows(labels, len(counts), settings.min_cells)
     regulators, targets = choose_genes(
         counts, expression, vocabulary,
         regulators=settings.regulators, groups=groups,
@@ -190,21 +191,30 @@ def with_symbols(table: pd.DataFrame, vocabulary: GeneVocabulary) -> pd.DataFram
     return table.assign(**{f"{column}_symbol": table[column].map(symbol_of) for column in genes})
 
 
-def _group_rows(
+def group_rows(
     labels: np.ndarray | None, n_cells: int, min_cells: int
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Return the rows of every group that is large enough, and the sizes of the others."""
+    """Return the rows of every group that is large enough, and the sizes of the others.
+
+    Cells without a label are in no group.
+
+    Raises
+    ------
+    ValueError
+        No group is large enough.
+    """
     labels = np.full(n_cells, ALL_CELLS, dtype=object) if labels is None else labels
     if len(labels) != n_cells:
         raise ValueError(f"{len(labels):,} group labels were given for {n_cells:,} cells")
-    rows = {str(group): np.flatnonzero(labels == group) for group in sorted(set(labels))}
+    names = sorted(set(labels) - {UNLABELLED})
+    rows = {str(group): np.flatnonzero(labels == group) for group in names}
     skipped = {group: len(members) for group, members in rows.items() if len(members) < min_cells}
     kept = {group: members for group, members in rows.items() if group not in skipped}
     sizes = ", ".join(f"{group} ({size})" for group, size in skipped.items())
     if not kept:
         raise ValueError(
-            f"no group has the {min_cells} cells that a network needs: {sizes}; give more cells, or group "
-            "them by a coarser column"
+            f"no group has the {min_cells} cells that a network needs: {sizes or 'none is labelled'}; "
+            "give more cells, or group them by a coarser column"
         )
     if skipped:
         logger.warning("no network for groups of fewer than %d cells: %s", min_cells, sizes)

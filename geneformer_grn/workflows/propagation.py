@@ -25,7 +25,7 @@ from geneformer_grn.network.inference import Expression, mean_and_sd
 from geneformer_grn.network.propagation import PropagationSettings, propagate
 from geneformer_grn.network.refit import expression_change, refit_signed
 from geneformer_grn.workflows.cells import OpenSettings, open_cells
-from geneformer_grn.workflows.network import with_symbols
+from geneformer_grn.workflows.network import ALL_CELLS, with_symbols
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,20 +100,27 @@ def propagate_cells(
     kind
         ``delete`` or ``overexpress``, see `geneformer_grn.network.refit.expression_change`.
     labels
-        ``(n,)`` str group of each cell; None: all cells, whatever the edges' groups are called.
+        ``(n,)`` str group of each cell; None: the edges are those of all cells.
     settings
         Method and depth. Expression is not predicted to fall below zero by ``iterated``.
 
     Raises
     ------
     ValueError
-        A group of the edges has no cells, or its edges' genes are not those of the cells.
+        The edges are of groups and `labels` is None, a group of the edges has no cells, or its edges' genes
+        are not those of the cells.
     """
     checked = check_edges(edges)
     if "group" not in checked.columns:
-        checked["group"] = "all"
+        checked["group"] = ALL_CELLS
     expression = log_normalised(counts)
     gene_ids = vocabulary.ensembl_ids[counts.column_tokens]
+    named = sorted(set(checked["group"].astype(str)) - {ALL_CELLS})
+    if labels is None and named:
+        raise ValueError(
+            f"these are edges of the groups {', '.join(named[:5])}, and are refitted to the cells of each: "
+            "the column of the groups is needed; name it by --groups"
+        )
     effects, refitted = [], []
     for group, part in checked.groupby("group", sort=False):
         rows = np.arange(len(counts)) if labels is None else np.flatnonzero(labels == group)
@@ -212,9 +219,12 @@ def propagate_file(
         The input or the destination is wrong; nothing is written then.
     """
     check_destination(out)
+    beside = out.name.removesuffix(".gz").removesuffix(".tsv")
+    signed_path = out.with_name(f"{beside}.edges.tsv")
+    if Path(edges_path).resolve() in {out.resolve(), signed_path.resolve()}:
+        raise ValueError(f"writing {out.name} would replace the edges it is made from; name another --out")
     edges = _of_method(read_edges(edges_path), request.edge_method)
     sources = find_sources(request.sources, edges)
-    beside = out.name.removesuffix(".gz").removesuffix(".tsv")
     refitted = None
     if expression is None:
         effects = _along_own_weights(edges, sources, request)
@@ -232,7 +242,7 @@ def propagate_file(
             f"none of {', '.join(request.sources)} is expressed and regulates anything along these edges"
         )
     if refitted is not None:
-        write_edges(refitted, out.with_name(f"{beside}.edges.tsv"))
+        write_edges(refitted, signed_path)
     write_table(effects, out)
     parameters = asdict(request) | {
         "verb": "propagate", "edges": Path(edges_path), "groups": opening.groups,

@@ -14,21 +14,23 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geneformer_grn._runtime import logger, staged_folder, write_json
+from geneformer_grn._runtime import Precision, logger, staged_folder, write_json
 from geneformer_grn.cells.counts import log_normalised
 from geneformer_grn.cells.ranking import rank_cells
-from geneformer_grn.network.edges import write_table
+from geneformer_grn.network.edges import write_edges, write_table
 from geneformer_grn.workflows.grouping import group_cells
-from geneformer_grn.workflows.network import with_symbols
+from geneformer_grn.workflows.network import NetworkSettings, group_rows, with_symbols
 from geneformer_grn.workflows.propagation import propagate_cells
 from geneformer_grn.workflows.run_record import flat, record_of, warnings_of
 from geneformer_grn.workflows.run_steps import (
     RunSettings,
+    asked_genes,
     embed_input,
     extract_edges,
-    genes_to_perturb,
+    hub_regulators,
     open_input,
     perturb_groups,
+    umap_key,
 )
 
 if TYPE_CHECKING:
@@ -118,11 +120,19 @@ def run(cells: Path | str | AnnData, out: Path | str, **settings: Any) -> RunRes
     return run_file(cells, Path(out), RunSettings(**settings))
 
 
-def run_demo(out: Path, *, seed: int = 0) -> RunResult:
+def run_demo(
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    token_budget: int = 16_384,
+) -> RunResult:
     """Run the main job on 200 of the immune cells that ship with the package, with 500 passes."""
     settings = RunSettings(
-        n_cells=200, max_passes=500, n_hubs=5, cells_per_gene=8, n_null=30, seed=seed, name="demo cells"
-    )
+        n_cells=200, max_passes=500, n_hubs=5, cells_per_gene=8, n_null=30, seed=seed, name="demo cells",
+        device=device, precision=precision, token_budget=token_budget,
+    )  # fmt: skip
     logger.info(
         "demo: a sample of %d shipped immune cells and at most %d passes, to end within a minute. The cells "
         "carry no labels: they are clustered and the clusters named by marker genes.",
@@ -137,20 +147,25 @@ def run_file(source: Path | str | AnnData, out: Path, settings: RunSettings) -> 
     timings = Timings()
     with staged_folder(out) as staging:
         with timings.step("reading cells and model"):
+            _require_other_files(source, out)
             adata, encoder, counts = open_input(source, settings)
-            ranked = rank_cells(counts, encoder.vocabulary)
-        vocabulary = encoder.vocabulary
+            vocabulary = encoder.vocabulary
+            asked = asked_genes(settings, vocabulary)
+            ranked = rank_cells(counts, vocabulary)
         with timings.step("grouping cells"):
             grouping = group_cells(
                 counts, log_normalised(counts),
                 column=settings.groups, vocabulary=vocabulary, seed=settings.seed,
             )  # fmt: skip
+            group_rows(grouping.labels, len(counts), NetworkSettings().min_cells)
         with timings.step("embedding cells"):
             cells = embed_input(adata, encoder, counts, ranked=ranked, grouping=grouping, settings=settings)
         with timings.step("extracting edges"):
-            network = extract_edges(encoder, counts, ranked=ranked, labels=grouping.labels, settings=settings)
+            network = extract_edges(
+                encoder, counts, ranked=ranked, labels=grouping.labels, asked=asked, settings=settings
+            )
         with timings.step("perturbing genes"):
-            genes, unknown = genes_to_perturb(encoder, network, settings)
+            genes = asked.perturb or hub_regulators(network, vocabulary, n_hubs=settings.n_hubs)
             screen, left_out = perturb_groups(
                 encoder, ranked, grouping.labels, network=network, genes=genes, settings=settings
             )
@@ -163,16 +178,16 @@ def run_file(source: Path | str | AnnData, out: Path, settings: RunSettings) -> 
         record = record_of(
             source, settings, encoder=encoder, counts=counts, grouping=grouping,
             network=network, screen=screen,
-            warnings_found=warnings_of(counts, network, left_out=left_out, unknown=unknown),
+            warnings_found=warnings_of(counts, network, left_out=left_out, unknown=asked.unknown),
         )  # fmt: skip
+        record["umap"] = umap_key(adata)
         with timings.step("writing"):
             provenance = cells.uns.get("geneformer_grn", {})
             cells.uns["geneformer_grn"] = {**provenance, "run": flat(record)}
             cells.write_h5ad(staging / "cells.h5ad", compression="gzip")
-            for table, name in (
-                (network.edges, "edges"), (effects, "effects"), (propagated.effects, "propagated"),
-            ):  # fmt: skip
-                write_table(table, staging / f"{name}.tsv")
+            write_edges(network.edges, staging / "edges.tsv", universe=network.universe)
+            write_table(effects, staging / "effects.tsv")
+            write_table(propagated.effects, staging / "propagated.tsv")
             record["timings_s"] = timings.seconds
             write_json(staging / "run.json", record)
             _write_report(
@@ -196,6 +211,15 @@ def run_file(source: Path | str | AnnData, out: Path, settings: RunSettings) -> 
             "outputs": [name for name, _ in OUTPUTS],
         },
     )
+
+
+def _require_other_files(source: Path | str | AnnData, out: Path) -> None:
+    """Raise if an output would replace the input."""
+    if not isinstance(source, str | Path):
+        return
+    for name, _ in OUTPUTS:
+        if (Path(out) / name).resolve() == Path(source).resolve():
+            raise ValueError(f"the output {name} would replace the input; name another folder by --out")
 
 
 def _write_report(

@@ -54,7 +54,7 @@ def record_of(
     warnings_found: list[str],
 ) -> dict[str, Any]:
     """Return what was run on what, for ``run.json``: parameters, versions, fingerprints, what was found."""
-    from geneformer_grn.model.encoder import resolve_checkpoint
+    from geneformer_grn.model.checkpoint import SHIPPED, resolve_checkpoint
 
     weights = resolve_checkpoint(settings.model) / "model.safetensors"
     values, sizes = np.unique(grouping.labels.astype(str), return_counts=True)
@@ -74,8 +74,13 @@ def record_of(
             "weights_sha256": sha256_file(weights) if weights.is_file() else None,
             "vocabulary_fingerprint": encoder.vocabulary.fingerprint,
             "device": encoder.device.type,
+            "shipped": resolve_checkpoint(settings.model).parent == SHIPPED,
         },
-        "parameters": {**asdict(settings), "model": encoder.name},
+        "parameters": {
+            **asdict(settings),
+            "model": encoder.name,
+            "regulators": Path(settings.regulators).name,
+        },
         "groups": {
             "source": grouping.source,
             "note": grouping.note,

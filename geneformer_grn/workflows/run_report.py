@@ -58,8 +58,12 @@ CAVEATS = (
     "Deleting a token is not knocking out a gene: it also moves every later gene up by one rank, and part "
     "of every shift is that move. The matched null genes share it.",
     "Propagation is linear and follows correlation in these cells; feedback, dosage and time are not in it.",
+)
+
+
+SHIPPED_CAVEAT = (
     "The shipped model is small and was trained on few cells, half of them blood. See its model card for "
-    "what it can and cannot do, next to the baselines it was measured against.",
+    "what it can and cannot do, next to the baselines it was measured against."
 )
 
 
@@ -89,7 +93,6 @@ def report_content(
         File names and what they are.
     """
     groups, perturbation = record["groups"], record["perturbation"]
-    key = "X_umap_geneformer" if "X_umap_geneformer" in cells.obsm else "X_umap"
     return ReportContent(
         title=f"Gene networks of {record['input']['name']}",
         summary=_summary(record, edges, effects),
@@ -104,7 +107,7 @@ def report_content(
         inputs=_inputs(record["input"]),
         warnings=record["warnings"],
         cells=CellsSection(
-            umap=cells.obsm[key],
+            umap=cells.obsm[record["umap"]],
             groups=cells.obs["geneformer_group"].astype(str).to_numpy(),
             group_note=groups["note"],
         ),
@@ -121,7 +124,7 @@ def report_content(
             )
         },
         methods=METHODS,
-        caveats=CAVEATS,
+        caveats=(*CAVEATS, SHIPPED_CAVEAT) if record["model"]["shipped"] else CAVEATS,
         provenance={
             "parameters": record["parameters"],
             "model": record["model"],

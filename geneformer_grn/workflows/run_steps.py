@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,16 +17,21 @@ import pandas as pd
 from geneformer_grn._runtime import Precision, logger
 from geneformer_grn.cells.counts import CellCounts, ReadSettings, read_counts, read_h5ad
 from geneformer_grn.cells.ranking import RankedCells
-from geneformer_grn.genes.mapping import find_genes
-from geneformer_grn.workflows.grouping import Grouping
+from geneformer_grn.genes.mapping import find_genes, lookup
+from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.workflows.grouping import Grouping, column_labels
 from geneformer_grn.workflows.network import NetworkResult, NetworkSettings, score_network
-from geneformer_grn.workflows.regulators import read_gene_list
+from geneformer_grn.workflows.regulators import read_gene_list, regulator_tokens
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from geneformer_grn.model.encoder import Encoder
     from geneformer_grn.perturbation.effects import PerturbationResult
+
+
+GROUP_COLUMN = "geneformer_group"
+"""obs column that the groups of the main job are written to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +97,8 @@ def open_input(source: Path | str | AnnData, settings: RunSettings) -> tuple[Ann
     from geneformer_grn.model.encoder import load_encoder
 
     adata = read_h5ad(source) if isinstance(source, str | Path) else source
-    if settings.groups is not None and settings.groups not in adata.obs.columns:
-        known = ", ".join(map(str, adata.obs.columns)) or "none"
-        raise ValueError(f"no obs column {settings.groups!r} for --groups; the file has: {known}")
+    if settings.groups is not None:
+        column_labels(adata.obs, settings.groups)  # refused before the work, not after it
     encoder = load_encoder(settings.model, device=settings.device, precision=settings.precision)
     counts = read_counts(
         adata,
@@ -123,11 +127,16 @@ def embed_input(
     embedding = embed_cells(encoder, ranked, how)
     kept = adata[counts.kept].to_memory() if adata.isbacked else adata[counts.kept].copy()
     kept.obsm["X_geneformer"] = embedding
-    # An input's own UMAP stays where scanpy looks for it.
-    key = "X_umap" if "X_umap" not in kept.obsm else "X_umap_geneformer"
-    kept.obsm[key] = umap(embedding, seed=settings.seed)
-    kept.obs["geneformer_group"] = pd.Categorical(grouping.labels)
+    kept.obsm[umap_key(adata)] = umap(embedding, seed=settings.seed)
+    if GROUP_COLUMN in kept.obs:
+        logger.warning("obs[%r] of the input is replaced", GROUP_COLUMN)
+    kept.obs[GROUP_COLUMN] = pd.Categorical(grouping.labels)
     return kept
+
+
+def umap_key(adata: AnnData) -> str:
+    """Return where the UMAP of an input goes: an input's own stays where scanpy looks for it."""
+    return "X_umap_geneformer" if "X_umap" in adata.obsm else "X_umap"
 
 
 def umap(embedding: np.ndarray, *, seed: int) -> np.ndarray:
@@ -143,58 +152,81 @@ def umap(embedding: np.ndarray, *, seed: int) -> np.ndarray:
     return np.asarray(cells.obsm["X_umap"], dtype=np.float32)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AskedGenes:
+    """Genes the user named, looked up before the work begins.
+
+    Parameters
+    ----------
+    regulators
+        Names, or ``auto``.
+    perturb
+        Tokens; None: to be chosen from the network.
+    unknown
+        Names to perturb that the vocabulary does not have.
+    """
+
+    regulators: tuple[str, ...] | Literal["auto"]
+    perturb: list[int] | None
+    unknown: list[str]
+
+
+def asked_genes(settings: RunSettings, vocabulary: GeneVocabulary) -> AskedGenes:
+    """Look up the regulators and the genes to perturb.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        The file of regulators cannot be read, or none of the named genes is known.
+    """
+    regulators: tuple[str, ...] | Literal["auto"] = "auto"
+    if settings.regulators != "auto":
+        regulators = read_gene_list(settings.regulators)
+        regulator_tokens(regulators, vocabulary)
+    if settings.perturb == "auto":
+        return AskedGenes(regulators=regulators, perturb=None, unknown=[])
+    names = list(dict.fromkeys(name.strip() for name in settings.perturb.split(",") if name.strip()))
+    if not names:
+        raise ValueError("--perturb names no gene; give symbols or Ensembl IDs with commas, or auto")
+    tokens, unknown = lookup(names, vocabulary)
+    if not tokens:
+        find_genes(names, vocabulary)  # raises, with the names that come close
+    if unknown:
+        logger.warning("not in the vocabulary, left out of --perturb: %s", ", ".join(unknown))
+    return AskedGenes(regulators=regulators, perturb=list(dict.fromkeys(tokens)), unknown=unknown)
+
+
 def extract_edges(
-    encoder: Encoder, counts: CellCounts, *, ranked: RankedCells, labels: np.ndarray, settings: RunSettings
+    encoder: Encoder,
+    counts: CellCounts,
+    *,
+    ranked: RankedCells,
+    labels: np.ndarray,
+    asked: AskedGenes,
+    settings: RunSettings,
 ) -> NetworkResult:
     """Return the edges of every group of cells, by attention and by co-expression."""
-    named = settings.regulators
     how = NetworkSettings(
-        regulators="auto" if named == "auto" else read_gene_list(named),
+        regulators=asked.regulators,
         top=settings.top,
         min_support=settings.min_support,
         token_budget=settings.token_budget,
     )
     return score_network(
         counts, encoder.vocabulary, settings=how, encoder=encoder, ranked=ranked,
-        labels=labels, groups_column=settings.groups,
+        labels=labels, groups_column=settings.groups or GROUP_COLUMN,
     )  # fmt: skip
 
 
-def genes_to_perturb(
-    encoder: Encoder, network: NetworkResult, settings: RunSettings
-) -> tuple[list[int], list[str]]:
-    """Return the tokens of the genes to perturb, and the names asked for that are unknown.
+def hub_regulators(network: NetworkResult, vocabulary: GeneVocabulary, *, n_hubs: int) -> list[int]:
+    """Return the tokens of the regulators with the most edges.
 
-    ``auto`` takes the regulators with the most edges: the number of a regulator's edges, as a share of all
-    edges of its group and method, summed over groups and methods. Hubs of both methods come first, so that
-    what is perturbed has a network to travel through.
-
-    Raises
-    ------
-    ValueError
-        None of the named genes is known.
+    Counted is a regulator's share of all edges of its group and method, summed over groups and methods: hubs
+    of both methods come first, so that what is perturbed has a network to travel through.
     """
-    vocabulary = encoder.vocabulary
-    if settings.perturb == "auto":
-        edges = network.edges
-        share = edges.groupby(["group", "method"])["source"].value_counts(normalize=True)
-        hubs = share.groupby(level="source").sum().sort_values(ascending=False, kind="stable")
-        return [vocabulary.token_of[gene] for gene in hubs.index[: settings.n_hubs]], []
-    names = list(dict.fromkeys(name.strip() for name in settings.perturb.split(",") if name.strip()))
-    if not names:
-        raise ValueError("--perturb names no gene; give symbols or Ensembl IDs with commas, or auto")
-    tokens, unknown = [], []
-    for name in names:
-        try:
-            tokens += find_genes([name], vocabulary)
-        except ValueError as error:
-            unknown.append(name)
-            reason = error
-    if not tokens:
-        raise reason
-    if unknown:
-        logger.warning("not in the vocabulary, left out of --perturb: %s", ", ".join(unknown))
-    return list(dict.fromkeys(tokens)), unknown
+    share = network.edges.groupby(["group", "method"])["source"].value_counts(normalize=True)
+    hubs = share.groupby(level="source").sum().sort_values(ascending=False, kind="stable")
+    return [vocabulary.token_of[gene] for gene in hubs.index[:n_hubs]]
 
 
 def perturb_groups(
@@ -223,7 +255,10 @@ def perturb_groups(
     from geneformer_grn.perturbation.requests import PerturbSettings
     from geneformer_grn.perturbation.screen import PerturbationPlan, plan_screen
 
-    how = PerturbSettings(encoder_layer=settings.encoder_layer, token_budget=settings.token_budget)
+    # Over all genes, as the embedding is, also for models whose reference reads <cls>.
+    how = PerturbSettings(
+        encoder_layer=settings.encoder_layer, pooling="mean", token_budget=settings.token_budget
+    )
     plan = PerturbationPlan(
         cells_per_gene=settings.cells_per_gene,
         n_null=settings.n_null,
