@@ -98,22 +98,25 @@ def present_genes(identifiers: Sequence[str]) -> list[str]:
     return sorted(gene for gene in found if gene in table.symbol_of)
 
 
-def find_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> list[int]:
-    """Return the tokens of genes that a user typed as symbols or Ensembl IDs, in any case.
+def lookup(names: Sequence[str], vocabulary: GeneVocabulary) -> tuple[list[int], list[str]]:
+    """Return the tokens of the genes that a user typed, in their order, and the names that are unknown.
 
     Other than for files, the gene table helps out where an imported vocabulary's own aliases know no answer.
 
-    Raises
-    ------
-    ValueError
-        Some names are no gene of the vocabulary; the message lists them with the nearest symbols.
+    Parameters
+    ----------
+    names
+        Symbols or Ensembl IDs, in any case.
+    vocabulary
+        The genes to find them among.
+
+    Returns
+    -------
+    tuple of list
+        One token per known name (a gene typed twice is there twice), and the other names as typed.
     """
     token_for = _token_lookup(vocabulary)
-    token_named = {
-        str(symbol).upper(): token
-        for token, symbol in enumerate(vocabulary.symbols)
-        if token >= vocabulary.n_special
-    }
+    token_named = _tokens_by_symbol(vocabulary)
     tokens: list[int] = []
     unknown: list[str] = []
     for name in names:
@@ -123,15 +126,35 @@ def find_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> list[int]:
             token = token_named.get(upper, vocabulary.token_of.get(_table_gene(upper), -1))
         if token < 0:
             unknown.append(str(name))
-        tokens.append(token)
+        else:
+            tokens.append(token)
+    return tokens, unknown
+
+
+def find_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> list[int]:
+    """Return the tokens of genes that a user typed, see :func:`lookup`; all of them must be known.
+
+    Raises
+    ------
+    ValueError
+        Some names are no gene of the vocabulary; the message lists them with the nearest symbols.
+    """
+    tokens, unknown = lookup(names, vocabulary)
     if unknown:
-        shown = "; ".join(_describe_unknown(name, list(token_named)) for name in unknown[:_N_NAMED])
+        symbols = list(_tokens_by_symbol(vocabulary))
+        shown = "; ".join(_describe_unknown(name, symbols) for name in unknown[:_N_NAMED])
         more = f"; and {len(unknown) - _N_NAMED} more" if len(unknown) > _N_NAMED else ""
         raise ValueError(
-            f"{len(unknown)} of {len(tokens)} genes are not in the vocabulary of "
+            f"{len(unknown)} of {len(names)} genes are not in the vocabulary of "
             f"{len(vocabulary) - vocabulary.n_special:,} genes: {shown}{more}. Give symbols or Ensembl IDs."
         )
     return tokens
+
+
+def _tokens_by_symbol(vocabulary: GeneVocabulary) -> dict[str, int]:
+    """Return upper-case symbol -> gene token."""
+    genes = range(vocabulary.n_special, len(vocabulary))
+    return {str(vocabulary.symbols[token]).upper(): token for token in genes}
 
 
 def _token_lookup(vocabulary: GeneVocabulary) -> Callable[[str], int]:

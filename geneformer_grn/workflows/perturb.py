@@ -14,7 +14,7 @@ import numpy as np
 from geneformer_grn._runtime import logger, package_version
 from geneformer_grn.cells.counts import CellCounts
 from geneformer_grn.cells.ranking import RankedCells, rank_cells
-from geneformer_grn.genes.mapping import find_genes
+from geneformer_grn.genes.mapping import find_genes, lookup
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.workflows.grouping import column_labels
 
@@ -220,12 +220,7 @@ def _gene_sets(
     """Return the gene sets to perturb as tokens, and the names that are unknown."""
     if isinstance(options.genes, str):
         return [(int(token),) for token in _present_genes(options.genes, vocabulary, ranked, rows)], []
-    found, unknown = [], []
-    for name in options.genes:
-        try:
-            found += find_genes([name], vocabulary)
-        except ValueError:
-            unknown.append(name)
+    found, unknown = lookup(options.genes, vocabulary)
     if unknown and (options.together or not found):
         find_genes(options.genes, vocabulary)  # raises, naming them: a set without a member is another set
     if unknown:

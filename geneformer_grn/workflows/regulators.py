@@ -9,7 +9,7 @@ import numpy as np
 
 from geneformer_grn._runtime import logger
 from geneformer_grn.cells.counts import CellCounts
-from geneformer_grn.genes.mapping import map_genes
+from geneformer_grn.genes.mapping import lookup
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.network.inference import mean_and_sd
 
@@ -56,9 +56,8 @@ def regulator_tokens(regulators: tuple[str, ...] | Literal["auto"], vocabulary: 
         if len(tokens) == 0:
             raise ValueError("this vocabulary marks no regulators; pass a list of them by --regulators FILE")
         return tokens
-    found = map_genes(regulators, vocabulary).tokens
-    unknown = [name for name, token in zip(regulators, found, strict=True) if token < 0]
-    if len(unknown) == len(regulators):
+    found, unknown = lookup(regulators, vocabulary)
+    if not found:
         raise ValueError(
             f"none of {len(regulators):,} regulators is in the vocabulary (first: {unknown[0]!r}); "
             "they must be gene symbols or Ensembl IDs"
@@ -68,7 +67,7 @@ def regulator_tokens(regulators: tuple[str, ...] | Literal["auto"], vocabulary: 
             "%d of %d regulators are not in the vocabulary (first: %s)",
             len(unknown), len(regulators), ", ".join(unknown[:5]),
         )  # fmt: skip
-    return np.unique(found[found >= 0]).astype(np.int64)
+    return np.unique(np.array(found, dtype=np.int64))
 
 
 def detected(

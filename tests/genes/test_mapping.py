@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from geneformer_grn.genes.mapping import find_genes, map_genes, present_genes
+from geneformer_grn.genes.mapping import find_genes, lookup, map_genes, present_genes
 from geneformer_grn.genes.vocabulary import SPECIAL_TOKENS, GeneVocabulary
 
 CD74, GATA1, SOD2, POU5F1 = "ENSG00000019582", "ENSG00000102145", "ENSG00000291237", "ENSG00000204531"
@@ -124,6 +124,13 @@ def test_present_genes():
 def test_find_genes_keeps_the_order_asked_for():
     assert find_genes(["oct4", CD74, "GATA1"], make_vocabulary()) == tokens_of(POU5F1, CD74, GATA1)
     assert find_genes(["oct4", "gata1"], make_vocabulary({CD74: CD74})) == tokens_of(POU5F1, GATA1)
+
+
+def test_lookup_parts_known_from_unknown():
+    tokens, unknown = lookup(["oct4", "NOSUCH", f"{CD74}.3", "<pad>", "Oct4"], make_vocabulary())
+    assert (tokens, unknown) == (tokens_of(POU5F1, CD74, POU5F1), ["NOSUCH", "<pad>"])
+    # An imported V1 vocabulary maps a file's IDs by identity; what a user types may be a symbol all the same.
+    assert lookup(["GATA1", "OCT4"], make_vocabulary({})) == (tokens_of(GATA1, POU5F1), [])
 
 
 def test_find_genes_suggests_and_tells_known_genes_apart():

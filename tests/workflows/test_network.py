@@ -125,6 +125,13 @@ def test_regulators_by_name(tiny_vocabulary, tmp_path, caplog):
         regulator_tokens(("NOSUCHGENE",), tiny_vocabulary)
 
 
+def test_symbols_are_regulators_of_an_imported_vocabulary_too(tiny_vocabulary):
+    from dataclasses import replace
+
+    tokens = regulator_tokens(("GENE3", "ENSG00000000001"), replace(tiny_vocabulary, aliases={}))
+    assert tiny_vocabulary.ensembl_ids[tokens].tolist() == ["ENSG00000000001", "ENSG00000000003"]
+
+
 def test_bad_gene_lists(tmp_path):
     with pytest.raises(FileNotFoundError, match="no gene list"):
         read_gene_list(tmp_path / "none.txt")
