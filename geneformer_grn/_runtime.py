@@ -128,6 +128,8 @@ def staged_folder(target: Path | str) -> Iterator[Path]:
     ------
     NotADirectoryError
         The target, or what should hold it, is a file.
+    IsADirectoryError
+        The target holds a folder of the name of a new file.
     PermissionError
         The target cannot be written.
     """
@@ -148,7 +150,11 @@ def staged_folder(target: Path | str) -> Iterator[Path]:
     try:
         yield staging
         target.mkdir(parents=True, exist_ok=True)
-        for path in sorted(staging.iterdir()):
+        made = sorted(staging.iterdir())
+        for path in made:
+            if (target / path.name).is_dir():
+                raise IsADirectoryError(f"cannot write {target / path.name}: it is a folder")
+        for path in made:
             path.replace(target / path.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
