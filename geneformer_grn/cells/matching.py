@@ -7,6 +7,7 @@ wrongly.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from geneformer_grn._runtime import logger
 from geneformer_grn.cells.opening import ENSEMBL_ID, identifier_candidates
 from geneformer_grn.genes.mapping import GeneMapping, map_genes
 from geneformer_grn.genes.vocabulary import GeneVocabulary
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 _FLOAT32_EXACT = 2**24  # the first whole number after which float32 skips one
 _ROWS_VALUES = 1 << 22
+_NEARLY = 0.95  # of the best place's known identifiers: a likelier place with as many is read instead
+_MOUSE_ID = r"(?i:ENSMUSG)\d+(\.\d+)?"
+_MOUSE_SYMBOL = r"[A-Z][a-z0-9.-]*[a-z][a-z0-9.-]*"
 
 
 def map_identifiers(
@@ -34,23 +39,60 @@ def map_identifiers(
     sum_duplicates: bool,
     name: str,
 ) -> tuple[GeneMapping, str]:
-    """Return the mapping of the first identifiers of which any is known, and where they are."""
-    tried = {}
+    """Return the mapping of the identifiers of which most are known, and where they are.
+
+    Near ties go to the likelier place, see :func:`identifier_candidates`: Ensembl IDs mean one gene each, so
+    a few aliases more are no reason to read symbols instead. What ``pp.map_genes`` wrote is taken as it is.
+
+    Raises
+    ------
+    ValueError
+        No identifier is known, or an Ensembl ID occurs twice.
+    """
+    found: list[tuple[GeneMapping, str, np.ndarray]] = []
     for label, identifiers in identifier_candidates(var, gene_column):
-        mapping = map_genes(identifiers.tolist(), vocabulary)
-        tried[label] = identifiers[0]
-        if (mapping.tokens >= 0).any():
-            # pp.map_genes gives several symbols one Ensembl ID on purpose: there, repeats mean a sum.
-            ours = label == "var['ensembl_id']" and "map_genes" in adata.uns.get("geneformer_grn", {})
-            if not (sum_duplicates or ours):
-                check_duplicates(identifiers, label, name)
-            return mapping, label
-    looked = ", ".join(f"{label} (first: {first!r})" for label, first in tried.items())
-    raise ValueError(
-        f"{name}: 0 of {len(var):,} genes match the vocabulary (setting {vocabulary.setting!r}, "
-        f"{len(vocabulary) - vocabulary.n_special:,} genes); looked in {looked}. It needs Ensembl IDs or "
-        "gene symbols of its species: pass --gene-column COLUMN, or run gg.pp.map_genes(adata)"
+        found.append((map_genes(identifiers.tolist(), vocabulary), label, identifiers))
+    numbers = [int((mapping.tokens >= 0).sum()) for mapping, _, _ in found]
+    mouse = _mouse_warning(found[int(np.argmax(numbers))], [identifiers for _, _, identifiers in found])
+    if not any(numbers):
+        looked = ", ".join(f"{label} (first: {identifiers[0]!r})" for _, label, identifiers in found)
+        raise ValueError(
+            f"{name}: 0 of {len(var):,} genes match the vocabulary (setting {vocabulary.setting!r}, "
+            f"{len(vocabulary) - vocabulary.n_special:,} genes); looked in {looked}. It needs Ensembl IDs or "
+            "gene symbols of its species: pass --gene-column COLUMN, or run gg.pp.map_genes(adata)"
+        )
+    # pp.map_genes gives several symbols one Ensembl ID on purpose: there, repeats mean a sum.
+    ours = found[0][1] == "var['ensembl_id']" and "map_genes" in adata.uns.get("geneformer_grn", {})
+    enough = 1 if ours and numbers[0] else _NEARLY * max(numbers)
+    chosen = next(place for place, number in enumerate(numbers) if number >= enough)
+    mapping, label, identifiers = found[chosen]
+    if not (sum_duplicates or (ours and chosen == 0)):
+        check_duplicates(identifiers, label, name)
+    if mouse:
+        logger.warning("%s: %s", name, mouse)
+        mapping = replace(mapping, report={**mapping.report, "species_warning": mouse})
+    return mapping, label
+
+
+def _mouse_warning(best: tuple[GeneMapping, str, np.ndarray], candidates: list[np.ndarray]) -> str:
+    """Return what to say of genes that look like those of a mouse, or nothing.
+
+    Mouse symbols are written like Cd74, and case is ignored in matching, so most find a human gene.
+    """
+    mapping, _, identifiers = best
+    mouse_ids = any(_share(_MOUSE_ID, candidate) > 0.5 for candidate in candidates)
+    if not (mouse_ids or _share(_MOUSE_SYMBOL, identifiers[mapping.tokens >= 0]) > 0.5):
+        return ""
+    return (
+        "looks like mouse; symbols were matched to human genes of the same name. Map through orthologs first"
     )
+
+
+def _share(pattern: str, identifiers: np.ndarray) -> float:
+    """Return the share of identifiers, of those that are not empty, that are written like `pattern`."""
+    texts = pd.Series(identifiers, dtype=object).astype(str).str.strip()
+    texts = texts[texts != ""]
+    return float(texts.str.fullmatch(pattern).mean()) if len(texts) else 0.0
 
 
 def check_duplicates(identifiers: np.ndarray, label: str, name: str) -> None:

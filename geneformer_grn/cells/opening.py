@@ -59,7 +59,7 @@ def read_h5ad(path: Path | str) -> AnnData:
     FileNotFoundError
         There is no such file.
     ValueError
-        It is a folder, no HDF5 file, no AnnData, or damaged.
+        It is a folder, no HDF5 file, no AnnData, damaged, or written by a newer anndata.
     """
     path = Path(path)
     if not path.exists():
@@ -68,6 +68,7 @@ def read_h5ad(path: Path | str) -> AnnData:
         raise ValueError(f"{path} is a folder; an .h5ad file is needed")
     import anndata
     import h5py
+    from anndata._io.specs.registry import IORegistryError
 
     try:
         with path.open("rb"), h5py.File(path, "r") as handle:
@@ -89,6 +90,11 @@ def read_h5ad(path: Path | str) -> AnnData:
             warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("ignore", FutureWarning)
             return anndata.read_h5ad(path)
+    except IORegistryError as error:
+        raise ValueError(
+            f"{path} holds something that the anndata installed here cannot read; it needs a newer anndata "
+            "(upgrade it, or write the file again with an older one)"
+        ) from error
     except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{path} cannot be read as .h5ad; it is probably damaged: {reason}") from error
@@ -130,6 +136,8 @@ def _layers_there(adata: AnnData) -> str:
 def as_csr(matrix: Any, what: str) -> sparse.csr_matrix:
     """Return `matrix` in rows, without copying where it already is; ``(n_cells, n_genes)``.
 
+    Half precision becomes float32.
+
     Raises
     ------
     TypeError
@@ -145,6 +153,8 @@ def as_csr(matrix: Any, what: str) -> sparse.csr_matrix:
     values: Any = matrix
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{what} holds {values.dtype} values; raw counts are numbers")
+    if values.dtype == np.float16:  # which scipy does not know
+        values = values.astype(np.float32)
     return sparse.csr_matrix(values)
 
 

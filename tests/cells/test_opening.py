@@ -98,6 +98,19 @@ def test_as_csr_refuses_what_has_no_numbers():
         as_csr(np.array([["a"]], dtype=object), "X")
 
 
+def test_a_file_of_a_newer_anndata(tiny_h5ad):
+    with h5py.File(tiny_h5ad, "r+") as handle:
+        handle["X"].attrs["encoding-type"] = "a-later-matrix"
+    with pytest.raises(ValueError, match="needs a newer anndata"):
+        read_h5ad(tiny_h5ad)
+
+
+def test_half_precision_becomes_float32():
+    matrix = as_csr(np.array([[0, 2], [1, 0]], dtype=np.float16), "X")
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix.toarray(), [[0, 2], [1, 0]])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers(value):
     with pytest.raises(ValueError, match="NaN or infinite"):
