@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import tempfile
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,6 +79,21 @@ def choose_device(name: str = "auto") -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device 'mps' was asked for, but torch sees none here; use --device auto or cpu")
     return torch.device(name)
+
+
+def raised_on_purpose(error: BaseException) -> bool:
+    """Return whether a ``raise`` statement of this package is where `error` comes from.
+
+    That the innermost Python frame is ours does not say so: functions written in C have no frame, and what
+    they raise when we call them wrongly is a fault of ours. Where the source is not at hand (a zipped
+    installation), the frame alone decides.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    package = Path(__file__).resolve().parent
+    if not frames or not Path(frames[-1].filename).resolve().is_relative_to(package):
+        return False
+    line = frames[-1].line
+    return not line or line.lstrip().startswith("raise")
 
 
 def sha256_file(path: Path) -> str:

@@ -6,7 +6,6 @@ and the 32-bit offsets of an Arrow list never overflow, however large the file.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from geneformer_grn._runtime import library_versions, sha256_file, write_json
+from geneformer_grn._runtime import library_versions, raised_on_purpose, sha256_file, write_json
 from geneformer_grn.cells.counts import ReadSettings, read_counts
 from geneformer_grn.cells.ranking import RankedCells, rank_cells
 from geneformer_grn.genes.vocabulary import GeneVocabulary
@@ -139,8 +138,7 @@ def tokenize_file_elsewhere(task: ShardTask) -> dict[str, Any] | Refusal:
     try:
         return tokenize_file(task)
     except (ValueError, TypeError, OSError) as error:
-        innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-        if not innermost.is_relative_to(Path(__file__).resolve().parent.parent):
+        if not raised_on_purpose(error):
             raise
         return Refusal(kind=type(error), message=str(error))
 

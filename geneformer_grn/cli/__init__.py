@@ -13,7 +13,6 @@ import sys
 import traceback
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -59,10 +58,14 @@ def build_app() -> typer.Typer:
 
 
 @contextlib.contextmanager
-def verb(*, quiet: bool, as_json: bool, threads: int | None = None) -> Iterator[dict[str, Any]]:
+def verb(
+    *, quiet: bool, as_json: bool, threads: int | None = None, resumable: bool = False
+) -> Iterator[dict[str, Any]]:
     """Run the body of a verb: set up logging and threads, and print the summary it fills in.
 
-    The dictionary yielded is the summary; with ``--json`` it is the last line of standard output.
+    The dictionary yielded is the summary; with ``--json`` it is the last line of standard output. Interrupted
+    from the keyboard, the verb exits 130 and says so (typer would exit in silence), and of a `resumable` one
+    also how to go on.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("geneformer_grn").setLevel(logging.WARNING if quiet else logging.INFO)
@@ -71,7 +74,12 @@ def verb(*, quiet: bool, as_json: bool, threads: int | None = None) -> Iterator[
 
         torch.set_num_threads(threads)
     summary: dict[str, Any] = {}
-    yield summary
+    try:
+        yield summary
+    except KeyboardInterrupt:
+        way_on = "; the same command with --resume goes on" if resumable else ""
+        typer.secho(f"interrupted{way_on}", fg="yellow", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         from geneformer_grn._runtime import plain_json
 
@@ -81,25 +89,20 @@ def verb(*, quiet: bool, as_json: bool, threads: int | None = None) -> Iterator[
 def is_input_error(error: BaseException) -> bool:
     """Return whether `error` says that the input or the call is wrong, rather than that we are.
 
-    An error counts as the user's when our own code raised it with a built-in type on purpose (the innermost
-    frame is in this package), or when the operating system refused a file.
+    An error counts as the user's when our own code raised it with a built-in type on purpose, or when the
+    operating system refused a file.
     """
+    from geneformer_grn._runtime import raised_on_purpose
+
     if isinstance(error, OSError) and error.errno in _INPUT_ERRNO:
         return True
-    if not isinstance(error, ValueError | TypeError | OSError | ImportError):
-        return False
-    frames = traceback.extract_tb(error.__traceback__)
-    package = Path(__file__).resolve().parent.parent
-    return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(package)
+    return isinstance(error, ValueError | TypeError | OSError | ImportError) and raised_on_purpose(error)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     try:
         build_app()(args=arguments, standalone_mode=True)
-    except KeyboardInterrupt:
-        typer.secho("interrupted; run the same command again to resume", fg="yellow", err=True)
-        sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the outermost handler: everything becomes an exit code
         if is_input_error(error):
             typer.secho(f"error: {error}", fg="red", err=True)

@@ -20,6 +20,9 @@ def add(app: typer.Typer) -> None:
         *,
         out: Out = Path("demo_out"),
         seed: options.Seed = 0,
+        device: options.Device = "auto",
+        precision: options.PrecisionOption = "fp32",
+        token_budget: options.TokenBudget = 16_384,
         threads: options.Threads = None,
         quiet: options.Quiet = False,
         as_json: options.Json = False,
@@ -28,4 +31,10 @@ def add(app: typer.Typer) -> None:
         with verb(quiet=quiet, as_json=as_json, threads=threads) as summary:
             from geneformer_grn.workflows.run import run_demo
 
-            summary |= run_demo(out, seed=seed).summary
+            summary |= run_demo(
+                out,
+                seed=seed,
+                device=device,
+                precision=precision,  # type: ignore[arg-type]  # checked by load_encoder
+                token_budget=token_budget,
+            ).summary

@@ -38,6 +38,12 @@ def add(app: typer.Typer) -> None:
         cells: CellFiles = None,
         out: Out = None,
         max_cells: MaxCells = 1000,
+        layer: options.Layer = None,
+        gene_column: options.GeneColumn = None,
+        counts_column: options.CountsColumn = None,
+        allow_normalised: options.AllowNormalised = False,
+        sum_duplicates: options.SumDuplicates = False,
+        drop_empty: options.DropEmpty = False,
         device: options.Device = "auto",
         precision: options.PrecisionOption = "fp32",
         token_budget: options.TokenBudget = 16384,
@@ -48,6 +54,7 @@ def add(app: typer.Typer) -> None:
     ) -> None:
         """Score masked-gene prediction against rank-position frequencies and an untrained copy."""
         with verb(quiet=quiet, as_json=as_json, threads=threads) as summary:
+            from geneformer_grn.cells.counts import ReadSettings
             from geneformer_grn.workflows.evaluate import EvaluateSettings, evaluate_model, results_table
 
             settings = EvaluateSettings(
@@ -57,6 +64,14 @@ def add(app: typer.Typer) -> None:
                 precision=precision,  # type: ignore[arg-type]  # checked by load_encoder
                 token_budget=token_budget,
                 seed=seed,
+                read=ReadSettings(
+                    layer=layer,
+                    gene_column=gene_column,
+                    counts_column=counts_column,
+                    allow_normalised=allow_normalised,
+                    sum_duplicates=sum_duplicates,
+                    drop_empty=drop_empty,
+                ),
             )
             results = evaluate_model(checkpoint, cells or (), settings, out=out)
             if not as_json:

@@ -14,7 +14,8 @@ Model = Annotated[
     str, typer.Option("--model", help="A checkpoint folder, a Hugging Face id on disk, or a shipped name.")
 ]
 Groups = Annotated[str | None, typer.Option("--groups", metavar="COLUMN", help="obs column of cell groups.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+LARGEST_SEED = 2**31 - 1
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything random.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings; no progress bars.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a one-line JSON summary as the last line.")]
 

@@ -25,7 +25,9 @@ def pretrain(
     changes: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override one key, such as optim.lr=2e-4; repeatable."
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override one key, such as optim.lr=2e-4; none unsets an optional one; repeatable.",
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the run.")] = Path(
@@ -35,17 +37,27 @@ def pretrain(
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in DIR.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print size, steps and cost, and exit.")] = False,
-    seed: Annotated[int | None, typer.Option("--seed", help="Overrides run.seed of the config.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, max=options.LARGEST_SEED, help="Overrides run.seed of the config."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Overrides run.device of the config.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Overrides run.threads of the config.")
+    ] = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Pretrain a model; exits 130 when it was stopped before the end and can be resumed."""
-    with verb(quiet=quiet, as_json=as_json) as summary:
+    with verb(quiet=quiet, as_json=as_json, resumable=True) as summary:
         from geneformer_grn.training.config import read_config
         from geneformer_grn.training.pretrain import plan_run, run_pretraining
 
-        overrides = [*(changes or []), *([] if seed is None else [f"run.seed={seed}"])]
-        settings = read_config(config, overrides)
+        given = {"run.seed": seed, "run.device": device, "run.threads": threads}
+        overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
+        settings = read_config(config, [*(changes or []), *overrides])
         if dry_run:
             summary.update(plan_run(settings))
             for key, value in summary.items():

@@ -2,7 +2,8 @@
 
 The first is the rank-position baseline: how often each gene stood at this rank in the training cells,
 renormalised over the genes that are not visible in the cell. The second is an untrained copy: the same
-architecture with random weights, its output bias at the gene frequencies, as pretraining starts.
+architecture with random weights and its output bias at the gene frequencies. Pretraining may start further on
+(gene embeddings from components of the corpus, positions from waves); the copy goes without such a start.
 """
 
 from __future__ import annotations

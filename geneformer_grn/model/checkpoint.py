@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +130,21 @@ def save_checkpoint(
     stored = torch.float16 if dtype == "float16" else torch.float32
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        save_file(_untied_weights(model, stored), temporary / "model.safetensors", metadata={"format": "pt"})
+        weights = temporary / "model.safetensors"
+        save_file(_untied_weights(model, stored), weights, metadata={"format": "pt"})
+        weights.chmod(0o666 & ~_umask())  # safetensors makes it readable for its owner only
         (temporary / "config.json").write_text(json.dumps(_plain_config(model), indent=2) + "\n")
         vocabulary.save(temporary)
         write_tokenizer(vocabulary, temporary)
         for name, text in (extra_files or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
+
+
+def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _untied_weights(model: BertForMaskedLM, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -269,8 +279,8 @@ def load_weights(folder: Path) -> BertForMaskedLM:
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ValueError(
-            f"{folder} is not a masked-language-model checkpoint: {len(missing)} of its weights are missing "
-            f"(first: {missing[0]}), and would have been random"
+            f"{folder} is no masked-language model: {len(missing)} of its weights are missing (first: "
+            f"{missing[0]}), so they would be random; a pretrained model is needed, not a fine-tuned one"
         )
     return cast("BertForMaskedLM", model.eval())
 

@@ -173,8 +173,9 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> PretrainConf
         TOML file with the sections of `PretrainConfig`. Relative paths in it are taken from the working
         directory, as on the command line.
     overrides
-        ``section.key=value``, the value as TOML writes it; what is no TOML is taken as a string. An override
-        of ``run.max_steps`` takes ``run.epochs`` away, and the other way round.
+        ``section.key=value``, the value as TOML writes it; what is no TOML is taken as a string, and the
+        bare word ``none`` unsets an optional key. An override of ``run.max_steps`` takes ``run.epochs``
+        away, and the other way round.
 
     Returns
     -------
@@ -234,7 +235,7 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
     keys = content.setdefault(section, {})
     if not isinstance(keys, dict):
         raise ValueError(f"--set {override!r}: {section} is not a section of the config")
-    keys[name] = value
+    keys[name] = None if value == "none" else value
     rival = {"run.epochs": "max_steps", "run.max_steps": "epochs"}.get(f"{section}.{name}")
     if rival is not None:
         keys.pop(rival, None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,13 +26,13 @@ from geneformer_grn._runtime import (
     plain_json,
     write_json,
 )
-from geneformer_grn.cells.batches import BatchSettings, MaskSettings
 from geneformer_grn.cells.corpus import Corpus
 from geneformer_grn.cells.rank_position import RankPositionBaseline
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import ModelConfig, new_model, save_checkpoint
 from geneformer_grn.training import checkpoints
 from geneformer_grn.training.config import PretrainConfig, flat_config
+from geneformer_grn.training.data import PretrainingData, open_data
 from geneformer_grn.training.initialization import (
     start_bias_at_frequencies,
     start_embeddings_at_components,
@@ -47,38 +46,6 @@ from geneformer_grn.training.record import training_record
 from geneformer_grn.training.stream import Prefetched, Share, training_steps
 from geneformer_grn.training.tracking import FILE, RunLog, read_log, require_tracker, start_tracker
 from geneformer_grn.training.validation import masked_cells, masked_gene_scores
-
-
-@dataclass(frozen=True)
-class PretrainingData:
-    """What a run reads: corpora of one vocabulary, and how they become batches."""
-
-    corpus: Corpus
-    validation: Corpus | None
-    vocabulary: GeneVocabulary
-    batches: BatchSettings
-
-
-def open_data(config: PretrainConfig) -> PretrainingData:
-    """Open the corpora of a config and check that they share the vocabulary.
-
-    Raises
-    ------
-    FileNotFoundError
-        A corpus is not there.
-    VocabularyMismatchError
-        The held-out corpus was tokenized with another vocabulary.
-    """
-    data = config.data
-    corpus = Corpus.open(data.corpus)
-    vocabulary = corpus.vocabulary
-    corpus.require_vocabulary(vocabulary)
-    validation = None if data.validation is None else Corpus.open(data.validation)
-    if validation is not None:
-        validation.require_vocabulary(vocabulary)
-    mask = MaskSettings(rate=data.mask_rate, keep=data.keep, random=data.random)
-    settings = BatchSettings(token_budget=data.token_budget, seed=config.run.seed, mask=mask)
-    return PretrainingData(corpus, validation, vocabulary, settings)
 
 
 def plan_run(config: PretrainConfig, *, world_size: int | None = None) -> dict[str, Any]:
@@ -118,7 +85,8 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
     FileExistsError
         `out` holds a run and `resume` is False.
     ValueError
-        The config does not fit the checkpoint, the data do not fit the config, or the loss is not finite.
+        The config does not fit the checkpoint, the data do not fit the config, held-out cells are trained on,
+        or the loss is not finite.
     PermissionError
         `out` cannot be written.
     """
@@ -152,6 +120,7 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
             config, read_log(out / FILE),
             corpus=data.corpus, held_out=data.validation, device=accelerator.device,
         )  # fmt: skip
+        baseline = baseline or RankPositionBaseline.fit(data.corpus, data.vocabulary)
         dtype = config.run.export_dtype
         export(run.bare_model, data.vocabulary, out / "model", baseline=baseline, record=record, dtype=dtype)
         write_json(out / "result.json", summary | {"versions": library_versions()})

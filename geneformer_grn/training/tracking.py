@@ -1,7 +1,8 @@
 """The log of a run: one JSON object a line in ``log.jsonl``, always; a tracker only if it was asked for.
 
 A resumed run first cuts the lines behind its checkpoint, so that the file reads as if nothing had happened.
-Trackers get numbers and the config, whose paths are reduced to names; never names of cells or donors.
+Trackers get numbers and the config, whose paths are reduced to names; never names of cells or donors, the
+console's text, the command line, or what the machine is called.
 """
 
 from __future__ import annotations
@@ -108,8 +109,31 @@ def start_tracker(accelerator: Accelerator, name: str, config: Mapping[str, Any]
     os.environ.setdefault("WANDB_DISABLE_GIT", "true")
     os.environ.setdefault("WANDB_DISABLE_CODE", "true")
     accelerator.init_trackers(
-        "geneformer-grn", config=plain_json(dict(config)), init_kwargs={name: {"dir": str(out)}}
+        "geneformer-grn", config=plain_json(dict(config)), init_kwargs={name: wandb_arguments(out)}
     )
+
+
+def wandb_arguments(out: Path) -> dict[str, Any]:
+    """Return the arguments of ``wandb.init``, with everything off that it sends on its own account.
+
+    Parameters
+    ----------
+    out
+        Folder of the run; wandb's own files go there.
+    """
+    settings = {
+        "console": "off",  # else all that is printed, with file names
+        "save_code": False,
+        "disable_code": True,
+        "disable_git": True,
+        "disable_job_creation": True,
+        "host": "",  # else the machine's name
+        "x_disable_meta": True,  # command line, user, host and folders
+        "x_disable_machine_info": True,
+        "x_disable_stats": True,
+        "x_save_requirements": False,
+    }
+    return {"dir": str(out), "settings": settings}
 
 
 def require_tracker(name: str) -> None:

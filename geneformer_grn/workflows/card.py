@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ def write_card(results_path: Path | str, out: Path | str) -> None:
     ValueError
         The file holds no results of ``evaluate model``.
     """
+    from jinja2 import UndefinedError
+
     results_path, out = Path(results_path), Path(out)
     if not results_path.is_file():
         raise FileNotFoundError(f"no results at {results_path}; write them by evaluate model ... --out")
     try:
         results = json.loads(results_path.read_text(encoding="utf-8"))
         text = render_card(results)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, UndefinedError) as error:
         raise ValueError(f"{results_path.name} holds no results of evaluate model: {error!r}") from error
     with atomic_path(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -52,11 +55,13 @@ def render_card(results: dict[str, Any]) -> str:
 
     Raises
     ------
-    KeyError, TypeError
+    KeyError, TypeError, ValueError, jinja2.UndefinedError
         They are not such results.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    if results["kind"] != "model":
+        raise ValueError(f"their kind is {results['kind']!r}, a card needs 'model'")
     environment = Environment(
         loader=PackageLoader("geneformer_grn.workflows", "templates"),
         undefined=StrictUndefined,
@@ -68,8 +73,40 @@ def render_card(results: dict[str, Any]) -> str:
     environment.filters["thousands"] = lambda value: f"{value:,}"
     held_out = [row["file"] for row in results["masked_genes"]["files"]]
     return environment.get_template(_TEMPLATE).render(
-        **results, table=results_table(results), verdict=_verdict(results), held_out_files=held_out
+        **results,
+        table=results_table(results),
+        verdict=_verdict(results),
+        held_out_files=held_out,
+        read_options=_read_options(results["conditions"]["read"]),
+        data=_data(results),
     )
+
+
+def _read_options(read: dict[str, Any]) -> str:
+    """Return the options of the command line that say how the counts were read."""
+    words = []
+    for name, value in read.items():
+        option = f"--{name.replace('_', '-')}"
+        words += [option] if value is True else [option, shlex.quote(str(value))] if value else []
+    return "".join(f" {word}" for word in words)
+
+
+def _data(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return name, cells and licence of the training files; licences stand with the vocabulary's sources.
+
+    Without a record of the training the vocabulary's sources are all that is known.
+    """
+    sources = results["checkpoint"]["sources"]
+    license_of = {source.get("sha256"): source.get("license") for source in sources}
+    training = results["training"]
+    return [
+        {
+            "name": entry["name"],
+            "n_cells": entry.get("n_cells"),
+            "license": license_of.get(entry.get("sha256")) or "not stated",
+        }
+        for entry in (sources if training is None else training["corpus"]["files"])
+    ]
 
 
 def _verdict(results: dict[str, Any]) -> str:

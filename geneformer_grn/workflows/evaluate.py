@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -31,6 +32,8 @@ class EvaluateSettings:
         Of the sample, the masks, the untrained copy and the bootstrap.
     device, precision, token_budget
         How the model runs.
+    read
+        How counts are read from the files.
     """
 
     suite: str = "standard"
@@ -39,6 +42,7 @@ class EvaluateSettings:
     device: str = "auto"
     precision: Precision = "fp32"
     token_budget: int = 16_384
+    read: ReadSettings = field(default_factory=lambda: ReadSettings(drop_empty=True))
 
     def __post_init__(self) -> None:
         if self.suite not in SUITES:
@@ -74,7 +78,8 @@ def evaluate_model(
     Raises
     ------
     FileNotFoundError, ValueError
-        The checkpoint or a file cannot be used, or a file was in the model's training corpus.
+        The checkpoint or a file cannot be used, or a file was in the model's training corpus or made its
+        vocabulary.
     """
     from geneformer_grn.evaluation.masked_genes import (
         hidden_genes,
@@ -91,11 +96,12 @@ def evaluate_model(
     contestants = prepare(encoder, _baseline(folder), seed=settings.seed)
     if contestants.baseline is None:
         logger.warning("%s carries no rank_position.npz: no rank-position baseline is scored", encoder.name)
-    known = encoder.vocabulary.provenance.get("sources", [])
+    training = _training(folder)
+    known = _seen(training, encoder.vocabulary.provenance.get("sources", []))
     rows, scores = [], []
     for name, path, digest in _inputs(cells):
         _require_held_out(name, digest, known)
-        counts = read_counts(path, encoder.vocabulary, ReadSettings(drop_empty=True), name=name)
+        counts = read_counts(path, encoder.vocabulary, settings.read, name=name)
         ranked = rank_cells(counts, encoder.vocabulary)
         hidden = hidden_genes(ranked, encoder, seed=settings.seed, max_cells=settings.max_cells)
         scores.append(score_contestants(contestants, hidden, token_budget=settings.token_budget))
@@ -105,7 +111,7 @@ def evaluate_model(
         "kind": "model",
         "date": datetime.now(tz=UTC).strftime("%Y-%m-%d"),
         "checkpoint": _describe(encoder, folder),
-        "training": _training(folder),
+        "training": training,
         "masked_genes": {"files": rows, "all": score_card(joined(scores), seed=settings.seed)},
         "conditions": {**asdict(settings), "device": encoder.device.type, "mask_rate": 0.15},
         "versions": library_versions(),
@@ -156,10 +162,17 @@ def _inputs(cells: Sequence[Path | str]) -> list[tuple[str, Any, str]]:
     return [(Path(path).name, Path(path), sha256_file(Path(path))) for path in cells]
 
 
-def _require_held_out(name: str, digest: str, known: Sequence[dict[str, Any]]) -> None:
-    if digest in {source.get("sha256") for source in known}:
+def _seen(training: dict[str, Any] | None, sources: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return sha256 -> what for, of every file that the model or its vocabulary was made from."""
+    files = [] if training is None else training["corpus"]["files"]
+    fitted = {source["sha256"]: "made this model's vocabulary" for source in sources if "sha256" in source}
+    return fitted | {entry["sha256"]: "was in this model's training corpus" for entry in files}
+
+
+def _require_held_out(name: str, digest: str, known: Mapping[str, str]) -> None:
+    if digest in known:
         raise ValueError(
-            f"{name} was in this model's training corpus (same sha256), so that its score would say nothing; "
+            f"{name} {known[digest]} (same sha256), so that its score would say nothing; "
             "give cells the model has not seen"
         )
 
@@ -172,10 +185,21 @@ def _baseline(folder: Path) -> Any:
 
 
 def _training(folder: Path) -> dict[str, Any] | None:
-    import json
-
+    """Return the record of the training beside the weights, None where there is none."""
     path = folder / "training.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for entry in record["corpus"]["files"]:
+            if not isinstance(entry["sha256"], str):
+                raise TypeError(f"sha256 is {entry['sha256']!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error!r}), so it is not known which cells the model has seen; copy it "
+            "again from where the checkpoint came from"
+        ) from error
+    return record
 
 
 def _describe(encoder: Any, folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The dictionaries become the vocabulary. All that comes out is plain text and saf
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geneformer_grn._runtime import logger, staged_folder
 from geneformer_grn.genes.dictionaries import PublishedSetting, import_dictionaries
@@ -63,27 +63,9 @@ def import_geneformer(
 
 def _load_published(weights: Path, vocabulary: GeneVocabulary) -> BertForMaskedLM:
     """Return a published model, checked to be complete and to have the vocabulary's tokens and positions."""
-    import torch
-    from transformers import BertForMaskedLM
-
-    from geneformer_grn.model.checkpoint import quiet_transformers, read_model_config
+    from geneformer_grn.model.checkpoint import load_weights, read_model_config
 
     if not weights.is_dir():
         raise FileNotFoundError(f"{weights}: no such folder of weights")
     read_model_config(weights, vocabulary)
-    try:
-        with quiet_transformers():
-            loaded: Any = BertForMaskedLM.from_pretrained(
-                weights, dtype=torch.float32, local_files_only=True, output_loading_info=True
-            )
-    # Damaged files fail in many ways inside safetensors, torch and transformers, with no common type.
-    except Exception as error:
-        raise ValueError(f"the weights in {weights} cannot be loaded: {error}") from error
-    model: BertForMaskedLM = loaded[0]
-    missing = sorted(loaded[1]["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{weights} is no masked-language model: {len(missing)} of its weights are missing (first: "
-            f"{missing[0]}), so they would be random. Import the pretrained model, not a fine-tuned one"
-        )
-    return model
+    return load_weights(weights)

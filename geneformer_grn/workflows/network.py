@@ -147,6 +147,9 @@ def score_network(
     settings = settings or NetworkSettings()
     expression = log_normalised(counts)
     groups, skipped = group_rows(labels, len(counts), settings.min_cells)
+    if skipped:
+        sizes = ", ".join(f"{group} ({size})" for group, size in skipped.items())
+        logger.warning("no network for groups of fewer than %d cells: %s", settings.min_cells, sizes)
     regulators, targets = choose_genes(
         counts, expression, vocabulary,
         regulators=settings.regulators, groups=groups,
@@ -216,8 +219,6 @@ def group_rows(
             f"no group has the {min_cells} cells that a network needs: {sizes or 'none is labelled'}; "
             "give more cells, or group them by a coarser column"
         )
-    if skipped:
-        logger.warning("no network for groups of fewer than %d cells: %s", min_cells, sizes)
     return kept, skipped
 
 

@@ -1,6 +1,7 @@
 """Checkpoint folders: complete, loadable by anyone, and refused with a reason where something is wrong."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -210,3 +211,14 @@ def test_a_model_and_vocabulary_of_different_sizes_are_not_saved(tiny_vocabulary
     with pytest.raises(ValueError, match="the model has 7 tokens, the vocabulary 65"):
         save_checkpoint(model, tiny_vocabulary, tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_weights_are_as_readable_as_any_new_file(tiny_vocabulary, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        save_checkpoint(new_model(CONFIG, tiny_vocabulary, seed=0), tiny_vocabulary, tmp_path / "m")
+        assert os.umask(umask) == umask, "left as it was"
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()} == {mode}

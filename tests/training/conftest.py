@@ -54,6 +54,17 @@ def corpus_folder(tiny_adata, tiny_vocabulary, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def held_out_folder(tiny_adata, tiny_vocabulary, tmp_path_factory) -> Path:
+    """The first 60 cells with one count more each: another file, for validation."""
+    folder = tmp_path_factory.mktemp("held_out")
+    cells = tiny_adata[:60].copy()
+    cells.X[:, 0] = cells.X[:, 0].toarray() + 1
+    cells.write_h5ad(folder / "other.h5ad")
+    write_corpus([folder / "other.h5ad"], folder / "held_out", tiny_vocabulary)
+    return folder / "held_out"
+
+
+@pytest.fixture(scope="session")
 def corpus(corpus_folder: Path) -> Corpus:
     return Corpus.open(corpus_folder)
 

@@ -19,6 +19,16 @@ def test_defaults_values_and_overrides(config_file: Path):
     assert flat_config(config)["data.corpus"] == "train", "outputs record names, not directories"
 
 
+def test_none_unsets_an_optional_key(config_file: Path):
+    changes = ["data.validation=held_out", "run.threads=2"]
+    assert read_config(config_file, changes).run.threads == 2
+    unset = read_config(config_file, [*changes, "data.validation=none", "run.threads=none"])
+    assert unset.data.validation is None
+    assert unset.run.threads is None
+    with pytest.raises(ValueError, match=r"optim\.lr"):
+        read_config(config_file, ["optim.lr=none"])
+
+
 @pytest.mark.parametrize(
     ("change", "near"),
     [

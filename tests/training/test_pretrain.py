@@ -60,9 +60,9 @@ def undisturbed(tmp_path_factory, request) -> Path:
     return out
 
 
-def test_a_run_leaves_what_it_promises(make_config, corpus_folder, tmp_path, tiny_vocabulary):
+def test_a_run_leaves_what_it_promises(make_config, held_out_folder, tmp_path, tiny_vocabulary):
     config = make_config(
-        f"data.validation={corpus_folder}", "run.validate_every=5", "run.validation_cells=30"
+        f"data.validation={held_out_folder}", "run.validate_every=5", "run.validation_cells=30"
     )
     summary = run_pretraining(config, tmp_path / "run")
     assert summary["finished"]
@@ -80,10 +80,10 @@ def test_a_run_leaves_what_it_promises(make_config, corpus_folder, tmp_path, tin
         model = AutoModelForMaskedLM.from_pretrained(folder)
         assert AutoTokenizer.from_pretrained(folder).vocab_size == len(tiny_vocabulary)
         baseline = RankPositionBaseline.load(folder / "rank_position.npz")
-        cells = masked_cells(open_data(config).corpus, tiny_vocabulary, max_cells=30)
+        cells = masked_cells(open_data(config).validation, tiny_vocabulary, max_cells=30)
         assert baseline.score(cells)["loss"] == pytest.approx(summary["baseline_loss"])
     model = load_encoder(out / "model", device="cpu").model
-    scores = masked_gene_scores(model, open_data(config).corpus, tiny_vocabulary, max_cells=30)
+    scores = masked_gene_scores(model, open_data(config).validation, tiny_vocabulary, max_cells=30)
     assert scores["loss"] == pytest.approx(summary["validation_loss"], abs=1e-5)
 
 
@@ -162,6 +162,18 @@ def test_a_held_out_corpus_of_another_vocabulary_is_refused(
     write_corpus([tmp_path / "cells.h5ad"], tmp_path / "other", other)
     with pytest.raises(VocabularyMismatchError, match="corpus other"):
         run_pretraining(make_config(f"data.validation={tmp_path / 'other'}"), tmp_path / "run")
+
+
+def test_held_out_cells_that_are_trained_on_are_refused(make_config, corpus_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"files that data\.corpus trains on .*: cells\.h5ad"):
+        run_pretraining(make_config(f"data.validation={corpus_folder}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_held_out_cells_the_baseline_is_exported_too(undisturbed, corpus):
+    fitted = RankPositionBaseline.fit(corpus, corpus.vocabulary)
+    exported = RankPositionBaseline.load(undisturbed / "model" / "rank_position.npz")
+    np.testing.assert_array_equal(exported.counts, fitted.counts)
 
 
 def launch(repository: Path, arguments: list[str], *, processes: int = 0) -> subprocess.Popen:

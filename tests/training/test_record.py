@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from geneformer_grn.cells.corpus import Corpus
 from geneformer_grn.training.pretrain import run_pretraining
 from geneformer_grn.training.record import device_name, training_record
 from geneformer_grn.training.tracking import read_log
@@ -25,7 +26,8 @@ def made(tmp_path_factory, request):
     from geneformer_grn.training.config import read_config
 
     corpus = request.getfixturevalue("corpus_folder")
-    changes = [f"data.corpus={corpus}", f"data.validation={corpus}", "run.validate_every=6"]
+    held_out = request.getfixturevalue("held_out_folder")
+    changes = [f"data.corpus={corpus}", f"data.validation={held_out}", "run.validate_every=6"]
     out = tmp_path_factory.mktemp("recorded") / "run"
     run_pretraining(read_config(request.getfixturevalue("config_file"), changes), out)
     return out, json.loads((out / "model" / "training.json").read_text())
@@ -45,8 +47,9 @@ def log_lines(n_steps: int) -> list[dict]:
     ]
 
 
-def test_a_run_leaves_its_record(made, corpus):
+def test_a_run_leaves_its_record(made, corpus, held_out_folder):
     out, record = made
+    held_out = Corpus.open(held_out_folder)
     log = read_log(out / "log.jsonl")
     assert set(record) == KEYS
     assert record["steps"] == 12
@@ -57,10 +60,11 @@ def test_a_run_leaves_its_record(made, corpus):
     assert record["validation"][-1]["baseline_loss"] > 0
     assert record["config"]["data.corpus"] == "train"
     assert record["config"]["optim.lr"] == 5e-3
-    for key in ("corpus", "held_out"):
-        assert record[key]["n_cells"] == len(corpus) == 80
-        assert record[key]["n_tokens"] == len(corpus.input_ids)
-        assert [entry["name"] for entry in record[key]["files"]] == ["cells.h5ad"]
+    parts = {"corpus": (corpus, 80, "cells.h5ad"), "held_out": (held_out, 60, "other.h5ad")}
+    for key, (cells, n_cells, name) in parts.items():
+        assert record[key]["n_cells"] == len(cells) == n_cells
+        assert record[key]["n_tokens"] == len(cells.input_ids)
+        assert [entry["name"] for entry in record[key]["files"]] == [name]
         assert len(record[key]["files"][0]["sha256"]) == 64
     assert record["device"].startswith("cpu (")
     assert record["versions"]["torch"] == torch.__version__

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from geneformer_grn.training.tracking import cut_log, read_log, require_tracker
+from geneformer_grn.training.tracking import cut_log, read_log, require_tracker, wandb_arguments
 
 
 def test_cutting_keeps_what_the_checkpoint_has_seen(tmp_path: Path):
@@ -38,3 +38,20 @@ def test_a_tracker_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"geneformer-grn\[wandb\]"):
         require_tracker("wandb")
+
+
+def test_wandb_is_told_to_send_nothing_on_its_own(tmp_path: Path):
+    arguments = wandb_arguments(tmp_path)
+    settings = arguments.pop("settings")
+    assert arguments == {"dir": str(tmp_path)}
+    assert settings["console"] == "off"
+    assert settings["host"] == ""
+    assert not settings["save_code"]
+    assert not settings["x_save_requirements"]
+    assert all(value is True for name, value in settings.items() if "disable" in name)
+    assert {"x_disable_meta", "x_disable_stats", "x_disable_machine_info", "disable_git"} <= set(settings)
+
+
+def test_wandb_knows_every_setting(tmp_path: Path):
+    wandb = pytest.importorskip("wandb")
+    wandb.Settings(**wandb_arguments(tmp_path)["settings"])
