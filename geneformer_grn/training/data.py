@@ -1,0 +1,56 @@
+"""The cells of a pretraining run: corpora of one vocabulary; no file is both trained on and held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from geneformer_grn.cells.batches import BatchSettings, MaskSettings
+from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.training.config import PretrainConfig
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """What a run reads: corpora of one vocabulary, and how they become batches."""
+
+    corpus: Corpus
+    validation: Corpus | None
+    vocabulary: GeneVocabulary
+    batches: BatchSettings
+
+
+def open_data(config: PretrainConfig) -> PretrainingData:
+    """Open the corpora of a config and check that they share the vocabulary.
+
+    Raises
+    ------
+    FileNotFoundError
+        A corpus is not there.
+    VocabularyMismatchError
+        The held-out corpus was tokenized with another vocabulary.
+    ValueError
+        The held-out corpus has cells of a file that is trained on.
+    """
+    data = config.data
+    corpus = Corpus.open(data.corpus)
+    vocabulary = corpus.vocabulary
+    corpus.require_vocabulary(vocabulary)
+    validation = None if data.validation is None else Corpus.open(data.validation)
+    if validation is not None:
+        validation.require_vocabulary(vocabulary)
+        _require_apart(corpus, validation)
+    mask = MaskSettings(rate=data.mask_rate, keep=data.keep, random=data.random)
+    settings = BatchSettings(token_budget=data.token_budget, seed=config.run.seed, mask=mask)
+    return PretrainingData(corpus, validation, vocabulary, settings)
+
+
+def _require_apart(corpus: Corpus, held_out: Corpus) -> None:
+    trained_on = {entry["sha256"] for entry in corpus.manifest["files"]}
+    both = [entry["name"] for entry in held_out.manifest["files"] if entry["sha256"] in trained_on]
+    if both:
+        raise ValueError(
+            f"data.validation holds files that data.corpus trains on (same sha256): {', '.join(both)}; "
+            "held-out figures would say nothing. Tokenize other files for it, or pass "
+            "--set data.validation=none"
+        )
