@@ -38,7 +38,7 @@ def write_card(results_path: Path | str, out: Path | str) -> None:
     try:
         results = json.loads(results_path.read_text(encoding="utf-8"))
         text = render_card(results)
-    except (KeyError, TypeError, ValueError, UndefinedError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, UndefinedError) as error:
         raise ValueError(f"{results_path.name} holds no results of evaluate model: {error!r}") from error
     with atomic_path(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
