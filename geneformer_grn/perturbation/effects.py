@@ -26,7 +26,7 @@ from geneformer_grn.statistics import benjamini_hochberg, bootstrap_interval, ma
 
 EFFECT_COLUMNS = (
     "gene", "kind", "group", "readout", "state", "shift", "n_cells", "ci_low", "ci_high",
-    "p_value", "q_value", "n_null",
+    "p_value", "q_value", "n_null", "null_mean", "null_low", "null_high",
 )  # fmt: skip
 
 
@@ -155,8 +155,9 @@ def effects_table(screen: Screen, names: np.ndarray, cells: pd.DataFrame, *, see
     `EFFECT_COLUMNS`. ``shift`` is the mean over the ``n_cells`` cells that hold the genes, ``ci_low`` to
     ``ci_high`` its 95 % bootstrap interval over cells (NaN below two). ``p_value`` compares the mean over
     the first cells drawn with the means of the ``n_null`` null sets over equally many: larger is extreme
-    without states, either direction with them. ``q_value`` is Benjamini-Hochberg over the gene sets of a
-    group, readout and state.
+    without states, either direction with them; ``null_mean`` and ``null_low`` to ``null_high`` (2.5 to
+    97.5 %) describe those means. ``q_value`` is Benjamini-Hochberg over the gene sets of a group, readout
+    and state.
     """
     rows = []
     for (readout, state), part in cells.groupby(["readout", "state"], sort=False):
@@ -169,11 +170,13 @@ def effects_table(screen: Screen, names: np.ndarray, cells: pd.DataFrame, *, see
             p_value = matched_null_p(
                 _mean(values[:compared]), null_means, alternative="two-sided" if state else "greater"
             )
-            n_null = int(np.count_nonzero(~np.isnan(null_means)))
+            known = null_means[~np.isnan(null_means)]
+            null_low, null_high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
             rows.append(
                 (
                     names[number], request.kind, request.group, readout, state,
-                    _mean(values), len(values), low, high, p_value, np.nan, n_null,
+                    _mean(values), len(values), low, high, p_value, np.nan,
+                    len(known), _mean(known), null_low, null_high,
                 )
             )  # fmt: skip
     effects = pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))

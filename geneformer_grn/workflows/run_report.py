@@ -51,8 +51,8 @@ METHODS = (
 )
 
 CAVEATS = (
-    "An edge is a hypothesis. Attention mostly follows co-expression and expression level, and both "
-    "follow cell identity; where the two agree closely, attention adds little.",
+    "An edge is a hypothesis. Attention says what the model reads, which need not be regulation, and "
+    "co-expression follows cell identity; where the two agree closely, attention adds little.",
     "Cells are not replicates: intervals over cells say how well this sample is measured, not whether "
     "another donor would show the same.",
     "Deleting a token is not knocking out a gene: it also moves every later gene up by one rank, and part "
@@ -62,8 +62,9 @@ CAVEATS = (
 
 
 SHIPPED_CAVEAT = (
-    "The shipped model is small and was trained on few cells, half of them blood. See its model card for "
-    "what it can and cannot do, next to the baselines it was measured against."
+    "The shipped model is small and was trained on few cells, half of them blood. Much of what it has "
+    "learned is to read the genes at neighbouring ranks, and its attention shows that too. Its model card "
+    "says what it was measured against."
 )
 
 

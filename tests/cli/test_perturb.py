@@ -41,7 +41,7 @@ def test_the_tables_of_the_contract(call, tmp_path):
     effects = pd.read_parquet(tmp_path / "out" / "effects.parquet")
     assert effects.columns.tolist() == [
         "gene", "kind", "group", "readout", "state", "shift", "n_cells", "ci_low", "ci_high",
-        "p_value", "q_value", "n_null",
+        "p_value", "q_value", "n_null", "null_mean", "null_low", "null_high",
     ]  # fmt: skip
     assert effects["group"].tolist() == ["A", "B"]
     cells = pd.read_parquet(tmp_path / "out" / "cells.parquet")
