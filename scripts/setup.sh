@@ -18,18 +18,32 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   exit 2
 fi
 
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
+
 stamp=".venv/.setup-${extras:-plain}"
 state="$("$python" -V 2>&1) $(cat pyproject.toml scripts/setup.sh | cksum) $(pwd)"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ]; then
   exit 0
 fi
 
-if [ ! -x .venv/bin/python ]; then
+if [ -e .venv ]; then
+  found="$(version_of .venv/bin/python || true)"
+  wanted="$(version_of "$python")"
+  if [ "$found" != "$wanted" ]; then
+    say ".venv has Python ${found:-that does not start}, '$python' is $wanted: making .venv anew"
+    rm -rf .venv
+  elif ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    say ".venv has no pip: making .venv anew"
+    rm -rf .venv
+  fi
+fi
+if [ ! -e .venv ]; then
   say "making .venv with $("$python" -V 2>&1)"
-  "$python" -m venv .venv || {
+  if ! "$python" -m venv .venv || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    rm -rf .venv
     echo "setup: could not make .venv; on Debian and Ubuntu: apt-get install python3-venv" >&2
     exit 2
-  }
+  fi
 fi
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
 

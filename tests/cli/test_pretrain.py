@@ -82,6 +82,14 @@ def test_a_wrong_call_is_one_message_and_exit_2(call, tmp_path: Path, arguments:
     assert not (tmp_path / "run").exists()
 
 
+def test_options_override_the_config(call, tmp_path: Path):
+    changes = ["--set", "run.device=cuda", "--set", "data.validation=none"]
+    code, _, error = call("--out", str(tmp_path / "run"), *changes, "--device", "cpu", "--threads", "2")
+    assert code == 0, error
+    run = json.loads((tmp_path / "run" / "run.json").read_text())["config"]["run"]
+    assert (run["device"], run["threads"]) == ("cpu", 2)
+
+
 def test_no_config_is_said(call, tmp_path: Path):
     code, _, error = call(config=tmp_path / "none.toml")
     assert code == 2
