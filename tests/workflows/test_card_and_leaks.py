@@ -82,7 +82,7 @@ def test_the_card_lists_training_files_with_licences_by_content(results):
 
 def test_the_card_repeats_how_counts_were_read(results):
     results["conditions"]["read"] |= {"layer": "raw counts", "drop_empty": True}
-    assert "--layer 'raw counts' --drop-empty --max-cells 5 " in render_card(results)
+    assert " --cells cells.h5ad --layer 'raw counts' --drop-empty --max-cells 5 " in render_card(results)
 
 
 def test_cells_are_read_as_asked(checkpoint, tiny_adata, tmp_path):
