@@ -103,6 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     try:
         build_app()(args=arguments, standalone_mode=True)
+    except KeyboardInterrupt:  # before a verb began
+        sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the outermost handler: everything becomes an exit code
         if is_input_error(error):
             typer.secho(f"error: {error}", fg="red", err=True)

@@ -128,9 +128,9 @@ def run_demo(
     precision: Precision = "fp32",
     token_budget: int = 16_384,
 ) -> RunResult:
-    """Run the main job on 200 of the immune cells that ship with the package, with 500 passes."""
+    """Run the main job on 180 of the immune cells that ship with the package, with at most 320 passes."""
     settings = RunSettings(
-        n_cells=200, max_passes=500, n_hubs=5, cells_per_gene=8, n_null=30, seed=seed, name="demo cells",
+        n_cells=180, max_passes=320, n_hubs=4, cells_per_gene=8, n_null=30, seed=seed, name="demo cells",
         device=device, precision=precision, token_budget=token_budget,
     )  # fmt: skip
     logger.info(
