@@ -80,7 +80,13 @@ def perturb(
         from geneformer_grn._runtime import library_versions, logger, staged_folder, write_json
         from geneformer_grn.cells.counts import ReadSettings, read_counts
         from geneformer_grn.model.encoder import load_encoder
-        from geneformer_grn.workflows.perturb import PerturbOptions, parse_genes, perturb_counts, record
+        from geneformer_grn.workflows.perturb import (
+            PerturbOptions,
+            parse_genes,
+            perturb_counts,
+            record,
+            split_names,
+        )
 
         chosen = PerturbOptions(
             genes=parse_genes(genes),
@@ -90,8 +96,8 @@ def perturb(
             states=states,
             start=start,
             goal=goal,
-            alternatives=tuple(filter(None, alternatives.split(","))),
-            readouts=None if readout is None else tuple(readout.split(",")),
+            alternatives=split_names(alternatives),
+            readouts=None if readout is None else split_names(readout),
             n_null=n_null,
             null_cells=null_cells,
             max_passes=max_passes,

@@ -59,7 +59,7 @@ class GeneVocabulary:
     medians
         ``(V,)`` float64; non-zero median of counts scaled to `target_sum`; NaN for special tokens.
     is_regulator
-        ``(V,)`` bool; transcription factor or co-factor.
+        ``(V,)`` bool; transcription factor.
     setting
         ``v1``, ``v2`` (as the reference has them) or ``default`` (ours).
     max_length
@@ -187,7 +187,7 @@ class GeneVocabulary:
         FileNotFoundError
             The folder holds no vocabulary.
         ValueError
-            The files do not belong together (the fingerprint differs).
+            The files are damaged, or do not belong together (the fingerprint differs).
         """
         folder = resolve_vocabulary(folder)
         for name in ("genes.tsv", "vocabulary.json"):
@@ -197,6 +197,15 @@ class GeneVocabulary:
                     "genes.tsv and vocabulary.json; turn a published Geneformer folder into one with "
                     "geneformer-grn import-geneformer."
                 )
+        try:
+            return cls._read(folder)
+        except (KeyError, TypeError, ValueError, OverflowError, FileNotFoundError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"the gene vocabulary in {folder} is damaged: {reason}") from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> GeneVocabulary:
+        """Read the files as they are; damage raises whatever meets it first."""
         facts = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         table = pd.read_csv(
             folder / "genes.tsv",
@@ -223,8 +232,7 @@ class GeneVocabulary:
         )
         if vocabulary.fingerprint != facts["fingerprint"]:
             raise ValueError(
-                f"the vocabulary in {folder} was changed: genes.tsv has fingerprint "
-                f"{vocabulary.fingerprint[:12]}, "
+                f"it was changed: genes.tsv has fingerprint {vocabulary.fingerprint[:12]}, "
                 f"vocabulary.json says {facts['fingerprint'][:12]}"
             )
         return vocabulary

@@ -209,12 +209,7 @@ def read_vocabulary(folder: Path) -> GeneVocabulary:
     ValueError
         Its files are damaged or do not belong together.
     """
-    try:
-        return GeneVocabulary.load(folder)
-    except FileNotFoundError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the gene vocabulary in {folder} is damaged: {error}") from error
+    return GeneVocabulary.load(folder)
 
 
 def read_model_config(folder: Path, vocabulary: GeneVocabulary) -> dict[str, Any]:

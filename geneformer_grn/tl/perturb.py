@@ -106,7 +106,13 @@ def perturb(
     """
     from geneformer_grn.cells.counts import ReadSettings, read_counts
     from geneformer_grn.model.encoder import Encoder, load_encoder
-    from geneformer_grn.workflows.perturb import PerturbOptions, parse_genes, perturb_counts, record
+    from geneformer_grn.workflows.perturb import (
+        PerturbOptions,
+        parse_genes,
+        perturb_counts,
+        record,
+        split_names,
+    )
 
     options = PerturbOptions(
         genes=parse_genes(genes),
@@ -116,8 +122,8 @@ def perturb(
         states=states,
         start=start,
         goal=goal,
-        alternatives=tuple(alternatives),
-        readouts=None if readouts is None else tuple(readouts),
+        alternatives=split_names(alternatives),
+        readouts=None if readouts is None else split_names(readouts),
         n_null=n_null,
         null_cells=null_cells,
         max_passes=max_passes,

@@ -46,7 +46,7 @@ class NetworkSettings:
     methods
         Of `METHODS`. Each is compared with correlation where that is among them, else with the first.
     regulators
-        Symbols or Ensembl IDs; ``auto``: the vocabulary's transcription factors and co-factors.
+        Symbols or Ensembl IDs; ``auto``: the vocabulary's transcription factors.
     top
         Edges kept per group and method.
     max_targets

@@ -90,6 +90,13 @@ class PerturbOptions:
             raise ValueError(f"a state is named twice: {', '.join(map(str, named))}")
 
 
+def split_names(text: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names in text with commas, without blanks around them; those of a list as they are."""
+    if not isinstance(text, str):
+        return tuple(text)
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def parse_genes(text: str | Sequence[str]) -> tuple[str, ...] | Literal["all", "regulators"]:
     """Return gene names from a list or from text with commas; ``all`` and ``regulators`` pass through.
 
@@ -100,7 +107,7 @@ def parse_genes(text: str | Sequence[str]) -> tuple[str, ...] | Literal["all", "
     """
     if isinstance(text, str) and text.strip().lower() in {ALL, REGULATORS}:
         return "all" if text.strip().lower() == ALL else "regulators"
-    parts = text.split(",") if isinstance(text, str) else text
+    parts = split_names(text)
     names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if not names:
         raise ValueError("no gene to perturb; give symbols or Ensembl IDs, 'all' or 'regulators'")

@@ -8,7 +8,13 @@ import pytest
 from geneformer_grn.cells.counts import read_counts
 from geneformer_grn.cells.ranking import rank_cells
 from geneformer_grn.embedding import EmbedSettings, embed_cells
-from geneformer_grn.workflows.perturb import PerturbOptions, parse_genes, perturb_counts, record
+from geneformer_grn.workflows.perturb import (
+    PerturbOptions,
+    parse_genes,
+    perturb_counts,
+    record,
+    split_names,
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +167,9 @@ def test_record_holds_single_values(tiny_encoder, counts):
     assert noted["found"]["n_passes"] > 0
     for section in ("parameters", "found", "cells"):
         assert all(isinstance(value, str | bool | int | float) for value in noted[section].values())
+
+
+def test_names_with_blanks_after_the_commas():
+    assert split_names("cell, state ,") == ("cell", "state")
+    assert split_names(["B cells", " odd"]) == ("B cells", " odd")
+    assert split_names("") == ()
