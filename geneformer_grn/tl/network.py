@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from geneformer_grn._runtime import Precision, package_version
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ def network(
     gene_column: str | None = None,
     counts_column: str | None = None,
     allow_normalised: bool = False,
+    sum_duplicates: bool = False,
+    drop_empty: bool = False,
     device: str = "auto",
     precision: Precision = "fp32",
     token_budget: int = 16_384,
@@ -44,10 +48,10 @@ def network(
     groups
         obs column of cell groups; None: all cells are one group, ``all``.
     regulators
-        Symbols or Ensembl IDs; None: the vocabulary's transcription factors and co-factors.
+        Symbols or Ensembl IDs; None: the vocabulary's transcription factors.
     top, max_targets, min_cells
         See `geneformer_grn.workflows.network.NetworkSettings`.
-    layer, gene_column, counts_column, allow_normalised
+    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty
         How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
     device, precision, token_budget
         Where and how the model runs.
@@ -57,8 +61,9 @@ def network(
     None
         Writes ``uns["geneformer_edges"]``, the edge table (``source``, ``target`` Ensembl IDs, ``weight``
         float32, ``support`` int32, ``sign``, ``group``, ``method``, ``p_value``, ``q_value``, ``agreement``,
-        symbols), and ``uns["geneformer_grn"]["network"]``: version, model, parameters, groups, agreement of
-        the methods.
+        symbols), and ``uns["geneformer_grn"]["network"]``: version, model, parameters, and the tables
+        ``n_cells`` (``group``, ``n_cells``), ``skipped`` (the same, of groups that were too small) and
+        ``agreement`` of the methods (``group``, ``method``, ``with``, ``n_pairs``, ``spearman``, ...).
 
     Raises
     ------
@@ -91,21 +96,39 @@ def network(
         gene_column=gene_column,
         counts_column=counts_column,
         allow_normalised=allow_normalised,
+        sum_duplicates=sum_duplicates,
+        drop_empty=drop_empty,
     )
     opening = OpenSettings(model=model, device=device, precision=precision, groups=groups, read=read)
     result = network_of_cells(adata, settings=settings, opening=opening)
     adata.uns["geneformer_edges"] = result.edges
+    agreement = [
+        {"group": group, "method": method, **facts}
+        for group, methods_of in result.agreement.items()
+        for method, facts in methods_of.items()
+    ]
+    # Tables, since AnnData takes a "/" in a key of uns (a group CD4/CD8) for a level of nesting.
     provenance: dict[str, Any] = {
         "package_version": package_version(),
         "model": Path(model).name,
         "vocabulary_fingerprint": result.universe.settings["vocabulary"],
         "methods": list(settings.methods),
         "groups": groups or "",
-        "n_cells": result.universe.n_cells,
-        "skipped": result.skipped,
+        "n_cells": _group_sizes(result.universe.n_cells),
+        "skipped": _group_sizes(result.skipped),
         "regulators": list(result.universe.regulators),
         "targets": list(result.universe.targets),
         "top": top,
-        "agreement": result.agreement,
+        "agreement": pd.DataFrame(agreement, columns=["group", "method"] if not agreement else None),
     }
     adata.uns["geneformer_grn"] = {**adata.uns.get("geneformer_grn", {}), "network": provenance}
+
+
+def _group_sizes(sizes: dict[str, int]) -> pd.DataFrame:
+    """Return group -> number of cells as a table; ``group`` str, ``n_cells`` int64."""
+    return pd.DataFrame(
+        {
+            "group": pd.Series(list(sizes), dtype=object),
+            "n_cells": pd.Series(list(sizes.values()), dtype="int64"),
+        }
+    )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def propagate(
     adata: AnnData,
-    sources: Sequence[str],
+    sources: str | Sequence[str],
     *,
     edges: pd.DataFrame | None = None,
     groups: str | None = None,
@@ -26,6 +26,9 @@ def propagate(
     layer: str | None = None,
     gene_column: str | None = None,
     counts_column: str | None = None,
+    allow_normalised: bool = False,
+    sum_duplicates: bool = False,
+    drop_empty: bool = False,
 ) -> None:
     """Refit edges to the cells of `adata` and follow each source's change through them, in place.
 
@@ -34,7 +37,7 @@ def propagate(
     adata
         Cells with raw counts.
     sources
-        Symbols or Ensembl IDs, each perturbed on its own.
+        Symbols or Ensembl IDs (a list, or text with commas), each perturbed on its own.
     edges
         Edge table; None: ``uns["geneformer_edges"]``, written by `gg.tl.network`.
     groups
@@ -43,7 +46,7 @@ def propagate(
         See `geneformer_grn.workflows.propagation.propagate_cells`.
     model
         Whose vocabulary reads the cells; its weights are not used.
-    layer, gene_column, counts_column
+    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty
         How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
 
     Returns
@@ -66,6 +69,7 @@ def propagate(
     from geneformer_grn.network.edges import check_edges
     from geneformer_grn.network.propagation import PropagationSettings
     from geneformer_grn.workflows.cells import OpenSettings, open_cells
+    from geneformer_grn.workflows.perturb import split_names
     from geneformer_grn.workflows.propagation import find_sources, propagate_cells
 
     earlier: dict[str, Any] = adata.uns.get("geneformer_grn", {})
@@ -77,13 +81,21 @@ def propagate(
         edges = adata.uns["geneformer_edges"]
         groups = groups or earlier.get("network", {}).get("groups") or None
     table = check_edges(edges)
-    read = ReadSettings(layer=layer, gene_column=gene_column, counts_column=counts_column)
+    names = split_names(sources)
+    read = ReadSettings(
+        layer=layer,
+        gene_column=gene_column,
+        counts_column=counts_column,
+        allow_normalised=allow_normalised,
+        sum_duplicates=sum_duplicates,
+        drop_empty=drop_empty,
+    )
     cells = open_cells(adata, OpenSettings(model=model, groups=groups, read=read), with_model=False)
     result = propagate_cells(
         table,
         cells.counts,
         cells.vocabulary,
-        sources=find_sources(sources, table),
+        sources=find_sources(names, table),
         kind=kind,
         labels=cells.labels,
         settings=PropagationSettings(method=method, n_hops=n_hops),
@@ -93,7 +105,7 @@ def propagate(
     provenance = {
         "package_version": package_version(),
         "vocabulary_fingerprint": cells.vocabulary.fingerprint,
-        "sources": list(sources),
+        "sources": list(names),
         "groups": groups or "",
         "kind": kind,
         "method": method,

@@ -25,6 +25,34 @@ def test_network_then_propagate_then_write(tiny_adata, tiny_checkpoint, tmp_path
     assert back.uns["geneformer_grn"]["network"]["groups"] == "cell_type"
 
 
+def test_group_names_with_a_slash_survive_writing(tiny_adata, tiny_checkpoint, tmp_path):
+    adata = tiny_adata.copy()
+    adata.obs["kind"] = [*["CD4/CD8"] * 40, *["B"] * 37, *["odd/few"] * 3]
+    network(adata, tiny_checkpoint, groups="kind", top=60)
+    adata.write_h5ad(tmp_path / "out.h5ad")
+    stored = anndata.read_h5ad(tmp_path / "out.h5ad").uns["geneformer_grn"]["network"]
+    assert stored["n_cells"].values.tolist() == [["B", 37], ["CD4/CD8", 40]]
+    assert stored["skipped"].values.tolist() == [["odd/few", 3]]
+    assert stored["agreement"]["group"].tolist() == ["B", "CD4/CD8"]
+    assert {"method", "with", "n_pairs", "spearman"} <= set(stored["agreement"].columns)
+
+
+def test_one_source_as_text_and_every_way_of_reading(tiny_adata, tiny_checkpoint, tmp_path):
+    adata = tiny_adata.copy()
+    counts = adata.X.toarray()
+    counts[0] = 0
+    adata.X = counts
+    reading = {"allow_normalised": True, "sum_duplicates": True, "drop_empty": True}
+    network(adata, tiny_checkpoint, methods=["correlation"], top=60, **reading)
+    stored = adata.uns["geneformer_grn"]["network"]
+    assert stored["n_cells"].values.tolist() == [["all", 79]]
+    source = adata.uns["geneformer_edges"]["source"].value_counts().index[0]
+    propagate(adata, source, model=tiny_checkpoint, **reading)
+    assert adata.uns["geneformer_grn"]["propagate"]["sources"] == [source]
+    assert set(adata.uns["geneformer_propagated"]["source"]) == {source}
+    adata.write_h5ad(tmp_path / "out.h5ad")
+
+
 def test_propagate_without_edges_says_what_to_run(tiny_adata, tiny_checkpoint):
     with pytest.raises(ValueError, match=r"run gg\.tl\.network"):
         propagate(tiny_adata.copy(), ["A"], model=tiny_checkpoint)
