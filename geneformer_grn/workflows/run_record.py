@@ -30,6 +30,8 @@ def warnings_of(
     report = counts.report
     if report["share_counts_lost"] > 0.2:
         found.append(f"{report['share_counts_lost']:.0%} of the counts lie on genes the model does not know.")
+    if "species_warning" in report:
+        found.append(f"{report['species_warning']}.".replace("..", "."))
     if report["normalised"]:
         found.append("The input was normalised, not raw: ranks mostly survive, count-based figures do not.")
     if unknown:
