@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,63 +9,6 @@ import pytest
 from geneformer_grn.report.page import ReportContent, write_report
 
 pytestmark = pytest.mark.browser
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("no chromium here (Debian: apt-get install chromium)")
-    return path
-
-
-@pytest.fixture
-def browser_page(chromium: str, tmp_path: Path):
-    """Return a function (address, width, scheme) -> (page, requests, problems)."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        contexts = []
-
-        def open_page(path: Path, width: int, scheme: str = "light", *, script: bool = True):
-            context = playwright.chromium.launch_persistent_context(
-                tmp_path / f"profile{len(contexts)}",
-                executable_path=chromium,
-                args=FLAGS,
-                headless=True,
-                viewport={"width": width, "height": 900},
-                color_scheme=scheme,
-                java_script_enabled=script,
-            )
-            contexts.append(context)
-            requests, problems = [], []
-
-            def decide(route) -> None:
-                requests.append(route.request.url)
-                if route.request.url.startswith("file://"):
-                    route.continue_()
-                else:
-                    route.abort()
-
-            context.route("**/*", decide)
-            page = context.new_page()
-            page.on("console", lambda message: problems.append(message.text))
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.goto(path.as_uri())
-            return page, requests, problems
-
-        yield open_page
-        for context in contexts:
-            context.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (420, "light")])
