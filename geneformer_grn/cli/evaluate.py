@@ -26,10 +26,6 @@ def add(app: typer.Typer) -> None:
     evaluate = typer.Typer(help="Score a model beside the baselines it has to beat.", no_args_is_help=True)
     app.add_typer(evaluate, name="evaluate")
 
-    @evaluate.callback()
-    def group() -> None:
-        """Score a model beside the baselines it has to beat."""
-
     @evaluate.command("model")
     def model(
         checkpoint: Checkpoint,
