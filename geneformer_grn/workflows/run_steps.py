@@ -125,7 +125,9 @@ def embed_input(
 
     how = EmbedSettings(encoder_layer=settings.encoder_layer, token_budget=settings.token_budget)
     embedding = embed_cells(encoder, ranked, how)
-    kept = adata[counts.kept].to_memory() if adata.isbacked else adata[counts.kept].copy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Variable names are not unique")  # symbols rarely are
+        kept = adata[counts.kept].to_memory() if adata.isbacked else adata[counts.kept].copy()
     kept.obsm["X_geneformer"] = embedding
     kept.obsm[umap_key(adata)] = umap(embedding, seed=settings.seed)
     if GROUP_COLUMN in kept.obs:
