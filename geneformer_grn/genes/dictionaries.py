@@ -1,20 +1,21 @@
 """Read the published Geneformer dictionaries without trusting them, and make a vocabulary of them.
 
-They are pickles, and a pickle can run any code when it is read. The reader here builds dictionaries, lists,
-tuples, text and numbers only; NumPy's numbers are rebuilt by functions of ours that accept nothing but a
-number's bytes. Whatever else a file names is refused by that name. Imported vocabularies are plain text.
+They are pickles, and a pickle can run any code when it is read; ours are read by ``genes/plain_pickle.py``,
+which builds dictionaries, lists, tuples, text and numbers, and refuses whatever else a file asks for by its
+name. Imported vocabularies are plain text.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
+import reprlib
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from geneformer_grn._runtime import sha256_file
+from geneformer_grn.genes.plain_pickle import NotPlainError, read_plain_pickle
 from geneformer_grn.genes.table import load_gene_table
 from geneformer_grn.genes.vocabulary import MAX_LENGTH, SPECIAL_TOKENS, GeneVocabulary
 
@@ -23,48 +24,6 @@ PublishedSetting = Literal["v1", "v2"]
 RELEASE: dict[str, str] = {"v1": "gc30M", "v2": "gc104M"}
 _KINDS = ("token_dictionary", "gene_median_dictionary", "ensembl_mapping_dict", "gene_name_id_dict")
 _LFS_POINTER = b"version https://git-lfs"
-_NUMBERS = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"})
-
-
-class _NumberType:
-    """Stands in for ``numpy.dtype`` in a pickle: a number type and its byte order, nothing else."""
-
-    def __init__(self, name: str, *_: Any) -> None:
-        if name not in _NUMBERS:
-            raise pickle.UnpicklingError(f"it holds NumPy values of type {name!r}; only numbers are read")
-        self.name = name
-        self.order = "="
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order = state[1]
-        if order not in {"<", ">", "|", "="}:
-            raise pickle.UnpicklingError(f"it holds NumPy values of the unknown byte order {order!r}")
-        self.order = order
-
-
-def _number(kind: Any, data: Any = None) -> int | float | bool:
-    """Stand in for NumPy's scalar constructor in a pickle: exactly one number from its bytes."""
-    if not isinstance(kind, _NumberType) or not isinstance(data, bytes):
-        raise pickle.UnpicklingError("it holds a NumPy value that is not a plain number")
-    dtype = np.dtype(kind.order + kind.name)
-    if len(data) != dtype.itemsize:
-        raise pickle.UnpicklingError(f"it holds a {dtype} of {len(data)} bytes")
-    value: int | float | bool = np.frombuffer(data, dtype=dtype)[0].item()
-    return value
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles dictionaries, lists, tuples, text and numbers; refuses everything else by name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("numpy", "dtype"):
-            return _NumberType
-        if module in {"numpy.core.multiarray", "numpy._core.multiarray"} and name == "scalar":
-            return _number
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which plain data never needs")
-
-    def persistent_load(self, _: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to objects outside the file, which plain data never does")
 
 
 def read_published_pickle(path: Path | str) -> dict[Any, Any]:
@@ -96,21 +55,10 @@ def read_published_pickle(path: Path | str) -> dict[Any, Any]:
             f"{path.name} is a Git LFS pointer and not the file itself; fetch it with git lfs pull"
         )
     try:
-        loaded = _PlainUnpickler(io.BytesIO(content)).load()
-    except pickle.UnpicklingError as error:
+        loaded = read_plain_pickle(content)
+    except NotPlainError as error:
         raise ValueError(f"{path.name} is not read: {error}") from error
-    # What the unpickler itself raises on damaged files.
-    except (
-        EOFError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        ImportError,
-        ArithmeticError,
-        MemoryError,
-        RecursionError,
-    ) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path.name} is damaged or no pickle: {error}") from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path.name} holds a {type(loaded).__name__}; a dictionary is needed")
@@ -155,7 +103,8 @@ def import_dictionaries(folder: Path | str, setting: PublishedSetting) -> GeneVo
     )
     genes = _genes_in_order(tokens, setting, files["token_dictionary"].name)
     n_special = len(SPECIAL_TOKENS[setting])
-    without = [gene for gene in genes[n_special:] if not medians.get(gene, 0.0) > 0]
+    largest = sys.float_info.max  # compares exactly with whole numbers beyond it
+    without = [gene for gene in genes[n_special:] if not 0 < medians.get(gene, 0.0) <= largest]
     if without:
         raise ValueError(
             f"{files['gene_median_dictionary'].name} has no positive median for {len(without):,} tokens "
@@ -209,9 +158,15 @@ def _checked(path: Path, of: type) -> dict[str, Any]:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, numbers) or isinstance(value, bool):
             raise ValueError(
-                f"{path.name}: {key!r} leads to {value!r}; text leading to {of.__name__} values is needed"
+                f"{path.name}: {_shown(key)} leads to {_shown(value)}; text leading to {of.__name__} values "
+                "is needed"
             )
     return content
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a message; a container by its type, since nested ones can be endless in print."""
+    return reprlib.repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
 def _genes_in_order(tokens: dict[str, int], setting: PublishedSetting, name: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import codecs
 import collections
+import copyreg
 import operator
 import os
 import pickle
@@ -9,8 +10,11 @@ import pickletools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from geneformer_grn.genes.dictionaries import import_dictionaries, read_published_pickle
+from geneformer_grn.genes.plain_pickle import read_plain_pickle
 
 GENES = ("ENSG00000000003", "ENSG00000019582", "ENSG00000102145")
 
@@ -44,13 +48,51 @@ def write_dictionaries(folder, release="gc30M", special=("<pad>", "<mask>"), **c
     return folder
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("protocol", range(6))
 def test_plain_values_come_back_whole(tmp_path, protocol):
-    value = {"a": 1, "b": [1.5, None, True, ("x", -(2**70))], "c": {"d": {}}}
+    value = {"a": 1, "b": [1.5, None, True, ("x", -(2**70))], "c": {"d": {}}, 7: [[], (), False, "é\n"]}
     assert read_published_pickle(write(tmp_path / "plain.pkl", value, protocol)) == value
 
 
-def test_numpy_numbers_come_back_exact(tmp_path):
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.lists(inner).map(tuple),
+)
+
+
+@given(value=PLAIN, protocol=st.integers(0, 5))
+@settings(max_examples=150, deadline=None)
+def test_plain_values_are_what_pickle_itself_reads(value, protocol):
+    content = pickle.dumps([value, value], protocol=protocol)
+    assert read_plain_pickle(content) == pickle.loads(content)  # noqa: S301 - our own bytes
+
+
+FUZZED = {"a": np.float64(1.5), "b": [np.int16(3), ("x", 2.5)], "c": {"d": None}}
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=6),
+    protocol=st.integers(0, 5),
+)
+@settings(max_examples=400, deadline=None)
+def test_changed_bytes_give_plain_values_or_one_kind_of_error(changes, protocol):
+    content = bytearray(pickle.dumps(FUZZED, protocol=protocol))
+    for place, byte in changes:
+        content[place % len(content)] = byte
+    try:
+        found = [read_plain_pickle(bytes(content))]
+    except (ValueError, LookupError, TypeError):
+        return
+    for value in found:  # grows as containers open up
+        assert type(value) in {str, int, float, bool, type(None), list, dict, tuple}
+        if isinstance(value, dict):
+            found.extend(value)
+        if isinstance(value, list | tuple | dict):
+            found.extend(value.values() if isinstance(value, dict) else value)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_numpy_numbers_come_back_exact(tmp_path, protocol):
     values = [
         np.float64(0.1),
         np.float32(0.1),
@@ -60,7 +102,7 @@ def test_numpy_numbers_come_back_exact(tmp_path):
         np.float64(np.inf),
     ]
     values += [np.frombuffer(np.array([1.25, 7], dtype=">f8").tobytes(), dtype=">f8")[0]]
-    loaded = read_published_pickle(write(tmp_path / "numbers.pkl", dict(enumerate(values))))
+    loaded = read_published_pickle(write(tmp_path / "numbers.pkl", dict(enumerate(values)), protocol))
     assert list(loaded.values()) == [value.item() for value in values]
     assert {type(value) for value in loaded.values()} == {float, int, bool}
 
@@ -128,6 +170,110 @@ def test_forged_numbers_and_references_are_refused(tmp_path, body):
         read_published_pickle(_written(tmp_path / "forged.pkl", body))
 
 
+DTYPE = b"cnumpy\ndtype\n"
+SCALAR = b"cnumpy._core.multiarray\nscalar\n"
+F8 = DTYPE + b"(Vf8\nI00\nI01\ntR"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        # A function or class that was imported can be given attributes by BUILD.
+        (SCALAR + b"}Vx\nI1\nsb.", "changes a Name"),
+        (SCALAR + b"(N}V__defaults__\n(I1\ntstb.", "changes a Name"),
+        (DTYPE + b"(I3\nV<\ntb.", "changes a Name"),
+        (b"}}Vx\nI1\nsb.", "changes a dict"),
+        # A number type's state may describe fields and shapes.
+        (F8 + b"(I3\nV<\n(VO\nI1\ntNNtb.", "byte order"),
+        (F8 + b"(I3\n(tNNNtb.", "byte order"),
+        # Nothing but numbers may be left over, in whatever container.
+        (b"}Vx\n" + DTYPE + b"s.", "not a plain number"),
+        (b"}Vx\n" + F8 + b"s.", "not a plain number"),
+        (b"}Vx\n" + F8 + b"\x85s.", "not a plain number"),
+        (b"}Vx\n](" + F8 + b"\x85es.", "not a plain number"),
+        (b"}Vx\nC\x01as.", "holds bytes"),
+        (DTYPE + b".", "no plain value"),
+        # Calls of what is no function, and constructors with other arguments than NumPy writes.
+        (b"(Vf8\ntI1\n\x86R.", "damaged"),
+        (b"Vos\n(Vx\ntR.", "calls what is no function"),
+        (F8 + b"(tR.", "calls what is no function"),
+        (SCALAR + b"]R.", "calls what is no function"),
+        (SCALAR + b"(" + F8 + b"C\x08aaaaaaaaI1\ntR.", "not a plain number"),
+        (SCALAR + b"(" + F8 + b"VO\ntR.", "not a plain number"),
+        (DTYPE + b"(" + F8 + b"tR.", "type NumberType"),
+        (b"c_codecs\nencode\n(Vx\nVrot13\ntR.", r"_codecs\.encode"),
+        (b"c_codecs\ndecode\n(Vx\nVlatin1\ntR.", r"_codecs\.decode"),
+        # Every instruction that can make or find an object otherwise.
+        (b"(ios\nsystem\n.", "INST"),
+        (b"(cos\nsystem\nVtrue\no.", r"os\.system"),
+        (b"(" + DTYPE + b"Vf8\no.", "OBJ"),
+        (DTYPE + b")\x81.", "NEWOBJ"),
+        (DTYPE + b")}\x92.", "NEWOBJ_EX"),
+        (b"Vos\nVsystem\n\x93.", r"os\.system"),
+        (b"Vnumpy\nVdtype.char\n\x93.", r"numpy\.dtype\.char"),
+        (b"])\x93.", "no text"),
+        (b"Pelsewhere\n.", "PERSID"),
+        (b"Velsewhere\nQ.", "BINPERSID"),
+        (b"\x96\x01\0\0\0\0\0\0\0a.", "BYTEARRAY8"),
+        (b"\x97.", "NEXT_BUFFER"),
+        (b"C\x01a\x98.", "READONLY_BUFFER"),
+        (b"\x8f.", "EMPTY_SET"),
+        (b"(\x91.", "FROZENSET"),
+        (b"S'text of Python 2'\n.", "STRING"),
+        # Keys whose hash is endless, text that no file can hold.
+        (b"}" + b")" + b"2\x86" * 80 + b"Ns.", "tuple as a dictionary's key"),
+        (b"}VF\\ud800\nI1\ns.", "damaged"),
+    ],
+)
+def test_hostile_instructions_are_refused(tmp_path, body, message):
+    with pytest.raises(ValueError, match=rf"hostile\.pkl .*{message}"):
+        read_published_pickle(_written(tmp_path / "hostile.pkl", body))
+
+
+@pytest.mark.parametrize("instruction", [b"\x82\xf0", b"\x83\xf0\0", b"\x84\xf0\0\0\0"])
+def test_registered_extensions_are_refused_even_when_cached(tmp_path, instruction):
+    copyreg.add_extension("os", "getpid", 240)
+    try:
+        assert pickle.loads(b"\x82\xf0.") is os.getpid  # noqa: S301 - now cached: no later reader is asked
+        with pytest.raises(ValueError, match="instruction EXT"):
+            read_published_pickle(_written(tmp_path / "ext.pkl", instruction + b"."))
+    finally:
+        copyreg.remove_extension("os", "getpid", 240)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x8d\xff\xff\xff\xff\xff\xff\xff\x3fabc",  # text of 4 EiB
+        b"\x8e\xff\xff\xff\xff\xff\xff\xff\x3fabc",
+        b"X\xff\xff\xff\x7fabc",
+        b"B\xff\xff\xff\x7fabc",
+        b"\x8b\xff\xff\xff\x7fabc",  # a number of 2 GiB
+        b"\x8b\xff\xff\xff\xffabc",
+        b"L" + b"9" * 5000 + b"L\n.",
+        b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f.",  # a frame of 8 EiB
+    ],
+)
+def test_sizes_that_a_file_only_claims_are_refused(tmp_path, body):
+    with pytest.raises(ValueError, match=r"huge\.pkl"):
+        read_published_pickle(_written(tmp_path / "huge.pkl", b"\x80\x04" + body))
+
+
+def test_a_memo_place_takes_no_more_memory_for_being_far_off(tmp_path):
+    path = _written(tmp_path / "far.pkl", b"}r\xff\xff\xff\x7f0j\xff\xff\xff\x7f.")  # place 2^31 - 1
+    assert read_published_pickle(path) == {}
+
+
+def test_a_message_stays_short_whatever_the_file_holds(tmp_path):
+    bomb = []
+    for _ in range(60):
+        bomb = [bomb, bomb]  # 2^60 lists in print, 60 in memory
+    for value in (bomb, "x" * 100_000, (bomb,)):
+        with pytest.raises(ValueError, match="int values") as caught:
+            import_dictionaries(write_dictionaries(tmp_path, token_dictionary={"<pad>": value}), "v1")
+        assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"\x80\x04", pickle.dumps({"a": "b" * 50})[:-9], b"\x80\xff."]
 )
@@ -176,6 +322,8 @@ def test_v2_keeps_the_aliases_that_lead_to_tokens(tmp_path):
         ({"gene_median_dictionary": {GENES[0]: 1.0}}, f"no positive median for 2 tokens .first: {GENES[1]}"),
         ({"gene_median_dictionary": dict.fromkeys(GENES, 0.0)}, "no positive median for 3"),
         ({"gene_median_dictionary": dict.fromkeys(GENES, float("nan"))}, "no positive median for 3"),
+        ({"gene_median_dictionary": dict.fromkeys(GENES, np.float64("inf"))}, "no positive median for 3"),
+        ({"gene_median_dictionary": dict.fromkeys(GENES, 2**1100)}, "no positive median for 3"),
         ({"gene_name_id_dict": {"CD74": 5}}, "str values"),
     ],
 )
