@@ -18,9 +18,16 @@ import pandas as pd
 from scipy import sparse
 
 from geneformer_grn._runtime import logger
+from geneformer_grn.cells.formats.matrices import as_csr
+from geneformer_grn.cells.source import CountSource
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+__all__ = [
+    "ENSEMBL_ID", "ValueSummary", "as_csr", "check_values", "choose_matrix", "identifier_candidates",
+    "open_source", "raw_counts_hint", "read_h5ad", "refuse_normalised", "undo_normalisation",
+]  # fmt: skip
 
 ENSEMBL_ID = r"ENS[A-Z]{0,4}G\d{6,}(\.\d+)?(_PAR_Y)?"
 SYMBOL_COLUMNS = (
@@ -39,6 +46,51 @@ class ValueSummary:
     maximum: float
     integral: bool
     first_fraction: float | None
+
+
+def open_source(source: Path | str | AnnData, *, layer: str | None = None) -> CountSource:
+    """Open a count file of any format, or an AnnData, for reading in blocks of rows.
+
+    Parameters
+    ----------
+    source
+        An ``.h5ad`` file, a zarr store, a 10x ``.h5`` file or matrix folder, a loom file, a CSV or TSV file
+        (gzipped or not; cells × genes or genes × cells), or an AnnData (in memory or backed; left unchanged).
+        What a file is, its content says.
+    layer
+        A layer's name; ``raw`` means ``raw`` where no layer has that name; None: ``X``. In a 10x file of
+        several genomes, the genome.
+
+    Returns
+    -------
+    CountSource
+        To be closed, or used in a ``with`` statement.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError
+        There is no such file, or this user may not read it.
+    ValueError
+        The file is of no known kind, damaged, or holds no cells, no genes or not that layer.
+    TypeError
+        `source` is neither a path nor an AnnData.
+
+    Examples
+    --------
+    >>> with open_source("cells.h5ad", layer="counts") as source:  # doctest: +SKIP
+    ...     for first, block in source.blocks(max_values=1 << 20):
+    ...         print(first, block.shape)
+    """
+    from geneformer_grn.cells.formats.h5ad import open_adata, open_h5ad, open_zarr
+
+    if not isinstance(source, str | Path):
+        if hasattr(source, "obs") and hasattr(source, "var") and hasattr(source, "isbacked"):
+            return open_adata(source, layer)
+        raise TypeError(f"cells are a count file or an AnnData, not a {type(source).__name__}")
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    return open_zarr(path, layer) if path.is_dir() else open_h5ad(path, layer)
 
 
 def read_h5ad(path: Path | str) -> AnnData:
@@ -131,31 +183,6 @@ def choose_matrix(adata: AnnData, layer: str | None) -> tuple[Any, pd.DataFrame,
 def _layers_there(adata: AnnData) -> str:
     names = [*adata.layers, *(["raw"] if adata.raw is not None else [])]
     return f"layers there: {', '.join(names)}" if names else "the file has no layers"
-
-
-def as_csr(matrix: Any, what: str) -> sparse.csr_matrix:
-    """Return `matrix` in rows, without copying where it already is; ``(n_cells, n_genes)``.
-
-    Half precision becomes float32.
-
-    Raises
-    ------
-    TypeError
-        It is neither a scipy matrix nor a numpy array.
-    ValueError
-        It holds no numbers.
-    """
-    if not (sparse.issparse(matrix) or isinstance(matrix, np.ndarray)):
-        raise TypeError(
-            f"{what} is a {type(matrix).__name__}; load it into memory first (numpy array or scipy sparse "
-            "matrix)"
-        )
-    values: Any = matrix
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"{what} holds {values.dtype} values; raw counts are numbers")
-    if values.dtype == np.float16:  # which scipy does not know
-        values = values.astype(np.float32)
-    return sparse.csr_matrix(values)
 
 
 def check_values(values: np.ndarray, what: str) -> ValueSummary:
