@@ -8,17 +8,15 @@ not tied. Ties come in ascending token id, so that a ranking is one thing on eve
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geneformer_grn.cells.ranker import Ranker
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 if TYPE_CHECKING:
     from geneformer_grn.cells.counts import CellCounts
-
-_BLOCK_VALUES = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -74,20 +72,8 @@ def rank_cells(counts: CellCounts, vocabulary: GeneVocabulary) -> RankedCells:
     >>> vocabulary.symbols[ranked.cell(0)[:3]]  # doctest: +SKIP
     array(['CD79A', 'MS4A1', 'CD74'], dtype=object)
     """
-    from geneformer_grn.cells.radix import sort_cells  # numba loads on first use only
-
-    matrix = counts.matrix
-    medians = vocabulary.medians[counts.column_tokens]
-    tokens = counts.column_tokens.astype(np.uint16)[matrix.indices]
-    offsets = matrix.indptr.astype(np.int64)
-    # Blocks of cells, so that the float64 ratios never hold the whole matrix.
-    cuts = np.searchsorted(offsets, np.arange(0, matrix.nnz + _BLOCK_VALUES, _BLOCK_VALUES))
-    cuts = np.unique(np.concatenate([[0], np.minimum(cuts, len(counts)), [len(counts)]]))
-    for first, last in pairwise(cuts):
-        values = slice(offsets[first], offsets[last])
-        ratios = matrix.data[values].astype(np.float64) / medians[matrix.indices[values]]
-        sort_cells(ratios, tokens[values], offsets[first : last + 1] - offsets[first])
-    return RankedCells(tokens=tokens, offsets=offsets, n_counts=counts.n_counts)
+    ranked = Ranker(counts.column_tokens, vocabulary.medians).rank(counts.matrix)
+    return RankedCells(tokens=ranked.tokens, offsets=ranked.offsets, n_counts=counts.n_counts)
 
 
 def model_input(
@@ -114,11 +100,55 @@ def model_input(
     ValueError
         `max_length` leaves no room for a gene.
     """
-    longest = vocabulary.max_length if max_length is None else max_length
-    room = longest - vocabulary.n_wrapping
-    if room < 1:
-        raise ValueError(f"a model input of {longest} tokens holds no gene beside the special tokens")
+    room = _room(vocabulary, max_length)
     genes = np.asarray(tokens[:room], dtype=np.int64)
     if vocabulary.n_wrapping == 0:
         return genes
     return np.concatenate([[vocabulary.token_of["<cls>"]], genes, [vocabulary.token_of["<eos>"]]])
+
+
+def model_inputs(
+    tokens: np.ndarray, offsets: np.ndarray, vocabulary: GeneVocabulary, *, max_length: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what :func:`model_input` gives for each of many cells, end to end.
+
+    Parameters
+    ----------
+    tokens
+        ``(k,)`` uint16 ranked gene tokens without specials, cell after cell.
+    offsets
+        ``(n+1,)`` int64; cell ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``.
+    vocabulary, max_length
+        As :func:`model_input`.
+
+    Returns
+    -------
+    values
+        ``(l,)`` uint16 inputs, cell after cell.
+    lengths
+        ``(n,)`` int64 length of each.
+
+    Raises
+    ------
+    ValueError
+        `max_length` leaves no room for a gene.
+    """
+    from geneformer_grn.cells.rank_kernels import wrap_rows  # numba loads on first use only
+
+    room = _room(vocabulary, max_length)
+    lengths = np.minimum(np.diff(offsets), room) + vocabulary.n_wrapping
+    values = np.empty(int(lengths.sum()), dtype=np.uint16)
+    first, last = -1, -1
+    if vocabulary.n_wrapping:
+        first, last = vocabulary.token_of["<cls>"], vocabulary.token_of["<eos>"]
+    wrap_rows(tokens, offsets, room, first, last, values)
+    return values, lengths
+
+
+def _room(vocabulary: GeneVocabulary, max_length: int | None) -> int:
+    """Return how many genes an input holds."""
+    longest = vocabulary.max_length if max_length is None else max_length
+    room = longest - vocabulary.n_wrapping
+    if room < 1:
+        raise ValueError(f"a model input of {longest} tokens holds no gene beside the special tokens")
+    return room

@@ -1,7 +1,5 @@
 """The compiled sort against numpy's, on every shape of input that takes another way through it."""
 
-from itertools import pairwise
-
 import numba
 import numpy as np
 import pytest
@@ -11,15 +9,17 @@ from hypothesis import strategies as st
 from geneformer_grn.cells import radix
 
 
-def expected_order(ratios, tokens):
-    return tokens[np.lexsort((tokens, -ratios))]
+def check(keys, tokens):
+    """Sort keys and tokens, and compare both with numpy's order."""
+    order = np.lexsort((tokens, keys))
+    expected = keys[order], tokens[order]
+    radix.sort_cell(keys, tokens, radix.new_spare(len(keys) + 3))
+    np.testing.assert_array_equal(keys, expected[0])
+    np.testing.assert_array_equal(tokens, expected[1])
 
 
-def check(ratios):
-    tokens = np.arange(len(ratios), dtype=np.uint16)
-    ordered = tokens.copy()
-    radix.sort_cells(ratios, ordered, np.array([0, len(ratios)], dtype=np.int64))
-    np.testing.assert_array_equal(ordered, expected_order(ratios, tokens))
+def bits(ratios):
+    return np.asarray(ratios, dtype=np.float64).view(np.uint64)
 
 
 @given(
@@ -37,14 +37,18 @@ def test_order_is_that_of_lexsort(n, kind, seed):
         "wide": counts * 10.0 ** generator.integers(-300, 300, n),
         "close": 1.0 + counts * 2.0**-52,
     }[kind]
-    check(ratios)
+    check(bits(ratios), generator.permutation(n).astype(np.uint16))
 
 
 def test_keys_that_share_their_high_bits_take_the_long_way():
     # One far value makes the 22 bits coarse; the others then differ in low bits only, in the worst order.
-    ratios = np.concatenate([[1e300], 1.0 + np.arange(2000) * 2.0**-52])
-    check(ratios)
-    check(ratios[::-1].copy())
+    ratios = np.concatenate([[1e300], 1.0 + np.arange(2000)[::-1] * 2.0**-52])
+    check(bits(ratios), np.arange(2001, dtype=np.uint16))
+
+
+def test_equal_keys_come_by_token_on_the_long_way_too():
+    keys = np.repeat(np.array([1 << 63, 5, 3], dtype=np.uint64), [1, 2000, 1000])
+    check(keys, np.arange(65_535, 65_535 - 3001, -1).astype(np.uint16))
 
 
 def test_giving_up_loses_no_gene():
@@ -56,21 +60,8 @@ def test_giving_up_loses_no_gene():
 
 
 def test_extreme_values():
-    check(np.array([np.finfo(np.float64).max, 5e-324, 1.0, np.finfo(np.float64).tiny] * 30))
-
-
-def test_cells_do_not_mix():
-    generator = np.random.default_rng(0)
-    lengths = np.array([3, 0, 200, 1, 60])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    ratios = generator.uniform(1, 2, offsets[-1])
-    tokens = np.concatenate([np.arange(length) for length in lengths]).astype(np.uint16)
-    ordered = tokens.copy()
-    radix.sort_cells(ratios, ordered, offsets)
-    for start, stop in pairwise(offsets):
-        np.testing.assert_array_equal(
-            ordered[start:stop], expected_order(ratios[start:stop], tokens[start:stop])
-        )
+    ratios = np.array([np.finfo(np.float64).max, 5e-324, 1.0, np.finfo(np.float64).tiny, 0.0, np.inf] * 30)
+    check(bits(ratios), np.arange(180, dtype=np.uint16)[::-1].copy())
 
 
 def test_compiles_where_no_cache_can_be_written(monkeypatch):
