@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from geneformer_grn.cells.radix import compiled, new_spare, sort_cell
 
-SLACK = 4  # tokens that may be written behind a cell's last one
+SLACK = 64  # tokens that may be written behind those of a cropped cell
 SKIPPED, ASIDE = 0, 1  # the entries of `Table.places` of columns that are unknown, or not in the table
 _INFINITY = np.uint64(0x7FF0000000000000)  # as float64: above every finite ratio, so the difference descends
 _ONE, _NONE = np.uint64(1), np.uint64(0)
@@ -78,7 +78,7 @@ class Aside(NamedTuple):
     touched: np.ndarray
 
 
-def _trailing_zeros(_, word):  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _trailing_zeros(_, word):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return how many low bits of a 64-bit word are 0; 64 for 0."""
 
     def codegen(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
@@ -274,7 +274,7 @@ keep_counts = compiled(_keep_counts)
 
 
 def _rank_rows(rows, columns, table, longest, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Rank each row; `out` has room for all its tokens and 64 more. Return genes ranked by sorting."""
+    """Rank each row; `out` has room for all their tokens and for `SLACK` more. Return genes ranked by sorting."""
     most = 0
     for row in range(len(rows.offsets) - 1):
         most = max(most, rows.offsets[row + 1] - rows.offsets[row])
