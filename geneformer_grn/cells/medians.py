@@ -18,7 +18,7 @@ from scipy import sparse
 from geneformer_grn._runtime import logger, progress, sha256_file
 from geneformer_grn.cells.counts import ReadSettings, read_counts
 from geneformer_grn.cells.opening import choose_matrix, identifier_candidates, read_h5ad
-from geneformer_grn.genes.mapping import present_genes
+from geneformer_grn.genes.mapping import map_to_table
 from geneformer_grn.genes.table import load_gene_table
 from geneformer_grn.genes.vocabulary import (
     MAX_LENGTH,
@@ -216,7 +216,8 @@ def _genes_named(adata: AnnData, name: str, read: ReadSettings) -> np.ndarray:
     """Return the Ensembl IDs of all genes that a file may mean, wherever its identifiers are; ascending."""
     _, var, _ = choose_matrix(adata, read.layer)
     named = [gene for _, genes in identifier_candidates(var, read.gene_column) for gene in genes]
-    genes = np.array(present_genes(named), dtype=object)
+    found = np.unique(map_to_table(named).genes)
+    genes = np.array(list(load_gene_table().symbol_of), dtype=object)[found[found >= 0]]
     if len(genes) == 0:
         raise ValueError(
             f"{name}: none of its {len(var):,} genes is in the gene table (first: "

@@ -1,9 +1,9 @@
 """Build the gene table that ships with the package, from HGNC, GENCODE, 10x and ortholog tables.
 
 Two gzipped tables come out: ``genes.tsv.gz`` (one row a gene) and ``identifiers.tsv.gz`` (one row a symbol,
-alias or retired ID, already resolved to one gene), with ``SOURCES.md`` beside them. Resolving names here, and
-not when they are looked up, makes loading a matter of two dictionaries and the rule a matter of record; the
-price is that a name which several genes share always means the same one of them.
+alias, retired ID or mouse symbol, already resolved to one gene), with ``SOURCES.md`` beside them. Resolving
+names here, and not when they are looked up, makes loading a matter of two dictionaries and the rule a matter
+of record; the price is that a name which several genes share always means the same one of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 
 from geneformer_grn._runtime import atomic_path, logger
 from geneformer_grn.genes.sources import sources_text
-from geneformer_grn.genes.table import DATA_FOLDER, GENES_FILE, IDENTIFIERS_FILE, RETIRED
+from geneformer_grn.genes.table import DATA_FOLDER, GENES_FILE, IDENTIFIERS_FILE, MOUSE, RETIRED
 
 SOURCES_FILE = "SOURCES.md"
 
@@ -49,6 +49,8 @@ class BuildReport:
     n_retired: int
     n_retired_unresolved: int
     n_orthologs: int
+    n_mouse_symbols: int
+    n_mouse_ambiguous: int
 
 
 def build_gene_table(genes: Path, regulators: list[Path], out: Path | None = None) -> BuildReport:
@@ -58,7 +60,9 @@ def build_gene_table(genes: Path, regulators: list[Path], out: Path | None = Non
     symbol, GENCODE name, 10x reference name, previous symbol, alias); among equals to a protein-coding gene,
     then to one that a 10x reference holds, then to the smallest Ensembl ID. A retired Ensembl ID of a 10x
     reference goes to the gene that carries its name today, unless every reference with this ID holds that
-    gene too (then they were two genes to it).
+    gene too (then they were two genes to it). A mouse symbol that several mouse genes with an ortholog carry
+    goes to the gene of that symbol in human, else to the ortholog of high confidence, else to the smallest
+    Ensembl ID.
 
     Parameters
     ----------
@@ -96,7 +100,9 @@ def build_gene_table(genes: Path, regulators: list[Path], out: Path | None = Non
     ]
     table = _read(Path(genes) / GENE_TABLE, columns).sort_values("ensembl_id", ignore_index=True)
     references = [_read(Path(genes) / name, ["ensembl_id", "symbol"]) for name in REFERENCE_TABLES]
-    orthologs = _read(Path(genes) / ORTHOLOG_TABLE, ["human_ensembl_id", "mouse_ensembl_id"])
+    orthologs = _read(
+        Path(genes) / ORTHOLOG_TABLE, ["human_ensembl_id", "mouse_ensembl_id", "mouse_symbol", "confidence"]
+    )
 
     names, n_shared = _resolve_names(_name_candidates(table, references), table, references)
     retired, n_unresolved = _resolve_retired(table, references, names)
@@ -107,7 +113,8 @@ def build_gene_table(genes: Path, regulators: list[Path], out: Path | None = Non
         is_regulator=table["ensembl_id"].isin(marked).astype(int),
         mouse_ensembl_id=table["ensembl_id"].map(mouse_of).fillna(""),
     )
-    identifiers = pd.concat([names, retired]).sort_values("identifier", ignore_index=True)
+    mouse = _resolve_mouse(orthologs, table)
+    identifiers = pd.concat([names, retired, mouse]).sort_values(["identifier", "kind"], ignore_index=True)
     report = BuildReport(
         n_genes=len(compact),
         n_regulators=int(compact["is_regulator"].sum()),
@@ -118,6 +125,8 @@ def build_gene_table(genes: Path, regulators: list[Path], out: Path | None = Non
         n_retired=len(retired),
         n_retired_unresolved=n_unresolved,
         n_orthologs=int((compact["mouse_ensembl_id"] != "").sum()),
+        n_mouse_symbols=len(mouse),
+        n_mouse_ambiguous=int((mouse["n_genes"] > 1).sum()),
     )
     write_table(compact, out / GENES_FILE)
     write_table(identifiers, out / IDENTIFIERS_FILE)
@@ -220,6 +229,23 @@ def _resolve_retired(
                 found[old] = target
     rows = pd.DataFrame(sorted(found.items()), columns=["identifier", "ensembl_id"])
     return rows.assign(kind=RETIRED, n_genes=1), len(unresolved - found.keys())
+
+
+def _resolve_mouse(orthologs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Give every mouse symbol to the human ortholog of one mouse gene that carries it."""
+    known = orthologs["human_ensembl_id"].isin(table["ensembl_id"]) & (orthologs["mouse_symbol"] != "")
+    rows = pd.DataFrame(
+        {
+            "identifier": orthologs["mouse_symbol"].str.strip().str.upper(),
+            "ensembl_id": orthologs["human_ensembl_id"],
+            "low": orthologs["confidence"] != "1",
+        }
+    )[known]
+    symbol_of = dict(zip(table["ensembl_id"], table["symbol"].str.upper(), strict=True))
+    rows["other"] = rows["ensembl_id"].map(symbol_of) != rows["identifier"]
+    rows["n_genes"] = rows.groupby("identifier")["ensembl_id"].transform("nunique")
+    rows = rows.sort_values(["identifier", "other", "low", "ensembl_id"]).drop_duplicates("identifier")
+    return rows.assign(kind=MOUSE)[["identifier", "ensembl_id", "kind", "n_genes"]]
 
 
 def _regulator_ids(files: list[Path], table: pd.DataFrame, names: pd.DataFrame) -> tuple[set[str], int]:

@@ -10,6 +10,7 @@ price is time (half a second for the largest published dictionary), paid once an
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -75,14 +76,18 @@ def read_plain_pickle(content: bytes) -> Any:
     {'GATA1': 7}
     """
     machine = _Machine()
-    for instruction, argument, _ in pickletools.genops(content):
-        name = instruction.name
-        if name in _VALUES:
-            machine.stack.append(_text(argument) if type(argument) is str else argument)
-        elif name in _ACTIONS:
-            _ACTIONS[name](machine, argument)
-        else:
-            raise NotPlainError(f"it uses the instruction {name}, which plain data never needs")
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # the standard library's, on escapes in damaged names
+        for instruction, argument, _ in pickletools.genops(content):
+            name = instruction.name
+            if name in _VALUES:
+                machine.stack.append(_text(argument) if type(argument) is str else argument)
+            elif name in _ACTIONS:
+                _ACTIONS[name](machine, argument)
+            else:
+                raise NotPlainError(f"it uses the instruction {name}, which plain data never needs")
     value = machine.stack.pop()
     if type(value) not in _PLAIN:
         raise NotPlainError("it holds no plain value")

@@ -57,8 +57,8 @@ _ORIGINS = (
 _SOURCES = """# Where the gene tables come from
 
 Written by `geneformer-grn genes build`; do not edit by hand. `genes.tsv.gz` has one row a gene;
-`identifiers.tsv.gz` has one row a symbol, alias or retired ID, upper-cased and resolved to one gene
-(`n_genes`: how many genes carried it with equal right).
+`identifiers.tsv.gz` has one row a symbol, alias, retired ID or mouse symbol, upper-cased and resolved to
+one gene (`n_genes`: how many genes carried it with equal right).
 
 | what | source | licence |
 |---|---|---|
@@ -78,6 +78,10 @@ Among equals: protein-coding first, then genes in a 10x reference, then the smal
 **A retired Ensembl ID** of a 10x reference goes to the gene that carries its name today as its
 approved, GENCODE or previous symbol, unless the name is ambiguous or every reference with this ID holds
 today's gene as well (then they were two genes to it).
+
+**A mouse symbol** (kind `mouse`) goes to the one-to-one human ortholog of the mouse gene that carries it.
+Where several do: to the gene of that symbol in human, else to the ortholog of high confidence, else to the
+smallest Ensembl ID. Mouse genes without a one-to-one ortholog are not in the tables.
 
 | file read | bytes | sha256 |
 |---|---|---|

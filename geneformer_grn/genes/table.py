@@ -15,6 +15,7 @@ DATA_FOLDER = Path(__file__).parent / "data"
 GENES_FILE = "genes.tsv.gz"
 IDENTIFIERS_FILE = "identifiers.tsv.gz"
 RETIRED = "retired"  # kind of the identifiers that are Ensembl IDs of the past
+MOUSE = "mouse"  # kind of the identifiers that are symbols of mouse genes
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +26,9 @@ class GeneTable:
     ----------
     ensembl_of
         Upper-case symbol, previous symbol, alias or 10x reference name -> Ensembl ID.
-    ambiguous
-        The names in `ensembl_of` that several genes carry with equal right (decided by the build's tie rule).
+    ambiguous_of
+        By species, the names in `ensembl_of` (``human``) and `human_of_mouse` (``mouse``) that several genes
+        carry with equal right (decided by the build's tie rules).
     symbol_of
         Ensembl ID -> symbol; the ID itself where a gene has none. Its keys are all genes, ascending.
     biotype_of
@@ -36,11 +38,11 @@ class GeneTable:
     retired
         Retired Ensembl ID -> the gene's present ID.
     human_of_mouse
-        Mouse Ensembl ID -> its one-to-one human ortholog.
+        Mouse Ensembl ID, or upper-case symbol, of a gene -> its one-to-one human ortholog.
     """
 
     ensembl_of: dict[str, str]
-    ambiguous: frozenset[str]
+    ambiguous_of: dict[str, frozenset[str]]
     symbol_of: dict[str, str]
     biotype_of: dict[str, str]
     regulators: frozenset[str]
@@ -91,17 +93,21 @@ def read_gene_table(folder: Path) -> GeneTable:
     by_kind = list(
         zip(names["identifier"], names["ensembl_id"], names["kind"], names["n_genes"], strict=True)
     )
-    mouse = zip(genes["mouse_ensembl_id"], ids, strict=True)
+    mouse_ids = {other: gene for other, gene in zip(genes["mouse_ensembl_id"], ids, strict=True) if other}
+    shared = [(name, kind) for name, _, kind, n_genes in by_kind if n_genes != "1"]
     return GeneTable(
-        ensembl_of={name: gene for name, gene, kind, _ in by_kind if kind != RETIRED},
-        ambiguous=frozenset(name for name, _, _, n_genes in by_kind if n_genes != "1"),
+        ensembl_of={name: gene for name, gene, kind, _ in by_kind if kind not in {RETIRED, MOUSE}},
+        ambiguous_of={
+            "human": frozenset(name for name, kind in shared if kind != MOUSE),
+            "mouse": frozenset(name for name, kind in shared if kind == MOUSE),
+        },
         symbol_of=dict(zip(ids, genes["symbol"], strict=True)),
         biotype_of=dict(zip(ids, genes["biotype"], strict=True)),
         regulators=frozenset(
             gene for gene, mark in zip(ids, genes["is_regulator"], strict=True) if mark == "1"
         ),
         retired={name: gene for name, gene, kind, _ in by_kind if kind == RETIRED},
-        human_of_mouse={other: gene for other, gene in mouse if other},
+        human_of_mouse=mouse_ids | {name: gene for name, gene, kind, _ in by_kind if kind == MOUSE},
     )
 
 

@@ -24,6 +24,14 @@ GENES = [
     (D, "Y_RNA", "", "Y_RNA", "misc_RNA", "", ""),
     (E, "Y_RNA", "", "Y_RNA", "misc_RNA", "", ""),
 ]
+ORTHOLOGS = [
+    (A, "ENSMUSG00000000001", "Bbb", "1"),
+    (B, "ENSMUSG00000000002", "Bbb", "0"),  # the gene of that symbol in human, of low confidence though
+    (C, "ENSMUSG00000000003", "Gm1", "0"),
+    (D, "ENSMUSG00000000004", "Gm1", "1"),
+    (E, "ENSMUSG00000000005", "", "1"),
+    (OLD, "ENSMUSG00000000006", "Gone", "1"),  # its human gene is not in the table
+]
 COLUMNS = [
     "ensembl_id",
     "symbol",
@@ -47,7 +55,8 @@ def sources(tmp_path: Path) -> Path:
     ]
     for name, rows in zip(REFERENCE_TABLES, references, strict=True):
         pd.DataFrame(rows, columns=["ensembl_id", "symbol"]).to_csv(folder / name, sep="\t", index=False)
-    orthologs = pd.DataFrame({"human_ensembl_id": [B], "mouse_ensembl_id": ["ENSMUSG00000000001"]})
+    columns = ["human_ensembl_id", "mouse_ensembl_id", "mouse_symbol", "confidence"]
+    orthologs = pd.DataFrame(ORTHOLOGS, columns=columns)
     orthologs.to_csv(folder / ORTHOLOG_TABLE, sep="\t", index=False)
     return folder
 
@@ -74,9 +83,18 @@ def test_names_go_to_the_gene_with_the_strongest_claim(sources, regulators, tmp_
     assert table.ensembl_of["Y_RNA"] == E  # two GENCODE names: the one in a reference
     assert table.ensembl_of["RP11-1.2"] == A
     assert table.ensembl_of["C1ORF9"] == A
-    assert table.ambiguous == {"SHARED", "Y_RNA"}
+    assert table.ambiguous_of["human"] == {"SHARED", "Y_RNA"}
     assert list(table.symbol_of) == [A, B, C, D, E]
-    assert table.human_of_mouse == {"ENSMUSG00000000001": B}
+
+
+def test_mouse_symbols_go_to_the_ortholog_of_that_name_or_of_high_confidence(sources, regulators, tmp_path):
+    report = build_gene_table(sources, regulators, tmp_path / "out")
+    table = read_gene_table(tmp_path / "out")
+    ids = {f"ENSMUSG{number:011d}": gene for number, gene in enumerate((A, B, C, D, E), 1)}
+    assert table.human_of_mouse == ids | {"BBB": B, "GM1": D}
+    assert table.ambiguous_of["mouse"] == {"BBB", "GM1"}
+    assert (report.n_orthologs, report.n_mouse_symbols, report.n_mouse_ambiguous) == (5, 2, 2)
+    assert "GM1" not in table.ensembl_of  # a mouse symbol names no human gene
 
 
 def test_retired_ids_follow_their_name_unless_both_are_in_one_reference(sources, regulators, tmp_path):

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from geneformer_grn.genes.mapping import find_genes, lookup, map_genes, present_genes
+from geneformer_grn.genes.mapping import find_genes, lookup, map_genes, map_to_table
+from geneformer_grn.genes.table import load_gene_table
 from geneformer_grn.genes.vocabulary import SPECIAL_TOKENS, GeneVocabulary
 
 CD74, GATA1, SOD2, POU5F1 = "ENSG00000019582", "ENSG00000102145", "ENSG00000291237", "ENSG00000204531"
@@ -117,8 +118,110 @@ def test_no_identifiers_give_an_empty_mapping():
     assert mapping.report["n_genes"] == 0
 
 
-def test_present_genes():
-    assert present_genes(["OCT4", f"{CD74}.2", "cd74", "nothing", "<pad>"]) == [CD74, POU5F1]
+# Versions, copies on the Y chromosome, retired IDs, symbols and aliases of one gene: all add up.
+ONE_GENE = [
+    ([f"{CD74}.16", f"{CD74}.3", CD74], CD74),
+    ([PAR, f"{PAR}.15_PAR_Y", f"{PAR}_PAR_Y", "ENSGR0000182378.10", "ENSGR0000182378"], PAR),
+    ([SOD2, "ENSG00000112096", "ENSG00000112096.2", "SOD2"], SOD2),
+    (["OCT4", "POU5F1", "oct4", POU5F1], POU5F1),
+]
+
+
+@pytest.mark.parametrize(("identifiers", "gene"), ONE_GENE)
+@pytest.mark.parametrize("aliases", [None, {}], ids=["table", "imported"])
+def test_several_names_of_one_gene_are_summed(identifiers, gene, aliases):
+    if aliases is not None:  # an imported vocabulary knows IDs only, and no retired ones
+        identifiers = [name for name in identifiers if name.startswith("ENSG") and "112096" not in name]
+    mapping = map_genes(identifiers, make_vocabulary(aliases))
+    assert set(mapping.tokens) == set(tokens_of(gene))
+    assert mapping.report["n_summed"] == len(identifiers) - 1
+    assert mapping.report["first_summed"] == identifiers[1:][:5]
+    assert mapping.report["n_lost"] == 0
+
+
+def test_a_symbol_that_several_ids_carry_means_the_same_gene_every_time():
+    table = load_gene_table()
+    shared = sorted(table.ambiguous_of["human"])
+    places = map_to_table(shared).genes
+    assert (places >= 0).all()
+    assert [list(table.symbol_of)[place] for place in places] == [table.ensembl_of[name] for name in shared]
+    assert map_to_table(shared).report["n_ambiguous"] == len(shared)
+    assert map_to_table([*shared, table.ensembl_of[shared[0]]]).report["n_ambiguous"] == len(shared)
+
+
+MOUSE_CD74, MOUSE_PLCXD1 = "ENSMUSG00000024610", "ENSMUSG00000064247"
+
+
+@pytest.mark.parametrize(
+    "name", [MOUSE_CD74, f"{MOUSE_CD74}.15", MOUSE_CD74.lower(), "Cd74", "CD74", " cd74"]
+)
+@pytest.mark.parametrize("aliases", [None, {}, {CD74: CD74, "CD74": GATA1}])
+def test_mouse_genes_map_through_their_orthologs(name, aliases):
+    vocabulary = make_vocabulary(aliases)
+    assert map_genes([name], vocabulary, species="mouse").tokens.tolist() == tokens_of(CD74)
+    # Without asking, only the symbol can be taken for a human one.
+    found = map_genes([name], vocabulary).tokens[0]
+    assert (found >= 0) == (name[:3].upper() != "ENS" and aliases != {})
+
+
+def test_mouse_genes_are_reported():
+    names = ["Cd74", f"{MOUSE_CD74}.2", "Actb", "Gm99999", "H2-Aa", CD74, "ENSMUSG00000099999.1"]
+    mapping = map_genes(names, make_vocabulary(), species="mouse")
+    assert mapping.tokens.tolist() == [*tokens_of(CD74, CD74), -1, -1, -1, -1, -1]
+    report = mapping.report
+    assert (report["species"], report["n_matched"], report["n_lost"], report["n_summed"]) == (
+        "mouse",
+        2,
+        5,
+        1,
+    )
+    assert report["n_without_ortholog"] == 4  # Actb has one, which is not in the vocabulary
+    assert report["naming"] == "mixed"
+    assert map_genes([MOUSE_CD74], make_vocabulary(), species="mouse").naming == "ensembl"
+    human = map_genes(["CD74"], make_vocabulary()).report
+    assert human["species"] == "human"
+    assert "n_without_ortholog" not in human
+
+
+def test_mouse_symbols_of_several_genes_are_ambiguous():
+    assert map_to_table(["Nrg1", "Cd74"], species="mouse").report["n_ambiguous"] == 1
+    assert map_to_table(["Nrg1", "Cd74"]).report["n_ambiguous"] == 0
+
+
+@pytest.mark.parametrize("call", [lambda: map_genes([], make_vocabulary(), species="rat"),
+                                  lambda: map_to_table([], species="rat")])  # fmt: skip
+def test_other_species_are_refused(call):
+    with pytest.raises(ValueError, match="species 'rat' is unknown; use human or mouse"):
+        call()
+
+
+def test_map_to_table():
+    table = load_gene_table()
+    mapping = map_to_table(["OCT4", f"{CD74}.2", "cd74", "nothing", "<pad>"])
+    assert mapping.genes.dtype == np.int32
+    genes = list(table.symbol_of)
+    assert [genes[place] if place >= 0 else None for place in mapping.genes] == [
+        POU5F1,
+        CD74,
+        CD74,
+        None,
+        None,
+    ]
+    report = mapping.report
+    assert (report["n_matched"], report["n_lost"], report["n_summed"]) == (3, 2, 1)
+    # More genes than a vocabulary can hold.
+    assert map_to_table(genes).genes.tolist() == list(range(78_902))
+    assert map_to_table(["Trp53"], species="mouse").genes.tolist() == [genes.index(table.ensembl_of["TP53"])]
+
+
+def test_the_same_names_mean_other_tokens_in_another_vocabulary():
+    first, second = make_vocabulary(), make_vocabulary()
+    swapped = second.ensembl_ids.copy()
+    swapped[[5, 6]] = swapped[[6, 5]]
+    second = replace(second, ensembl_ids=swapped)
+    for _ in range(2):  # what is kept for one is never used for the other
+        assert map_genes(["CD74"], first).tokens.tolist() == [5]
+        assert map_genes(["CD74"], second).tokens.tolist() == [6]
 
 
 def test_find_genes_keeps_the_order_asked_for():
@@ -151,7 +254,7 @@ def test_every_gene_of_the_golden_cells_maps(golden_dir):
     var = anndata.read_h5ad(golden_dir / "pbmc400.h5ad", backed="r").var
     named = [str(gene) for gene in var["ensembl_id"]]
     # One of them is retired since; it stays retired where its name is ambiguous.
-    assert len(present_genes(named)) >= len(named) - 1
+    assert map_to_table(named).report["n_matched"] >= len(named) - 1
     for setting in ("v1", "v2"):
         vocabulary = import_dictionaries(golden_dir / "dictionaries", setting)
         mapping = map_genes(named, vocabulary)

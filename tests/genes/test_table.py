@@ -26,6 +26,9 @@ def test_shipped_table_is_consistent():
     assert not set(table.retired) & set(genes)
     assert set(table.retired.values()) <= set(genes)
     assert set(table.human_of_mouse.values()) <= set(genes)
+    assert all(name == name.upper() for name in table.human_of_mouse)
+    assert len(table.ambiguous_of["human"]) == 1_384
+    assert len(table.ambiguous_of["mouse"]) == 6
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,21 @@ def test_known_genes_are_what_they_are():
         assert table.is_regulator(table.ensembl_of[regulator])
     for other in ("CD74", "ACTB", "HBB"):
         assert not table.is_regulator(table.ensembl_of[other])
+
+
+@pytest.mark.parametrize(
+    ("mouse", "symbol"),
+    [
+        ("ENSMUSG00000024610", "CD74"),
+        ("CD74", "CD74"),
+        ("TRP53", "TP53"),
+        ("MT-ND1", "MT-ND1"),
+        ("NRG1", "NRG1"),  # two mouse genes have this symbol
+    ],
+)
+def test_mouse_genes_have_their_orthologs(mouse, symbol):
+    table = load_gene_table()
+    assert table.symbol_of[table.human_of_mouse[mouse]] == symbol
 
 
 def test_it_is_read_once():
