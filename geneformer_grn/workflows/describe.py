@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.facts import corpus_facts
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.network.edges import read_edges, read_universe
 
@@ -82,20 +83,20 @@ def _describe_checkpoint(target: str | Path) -> dict[str, Any]:
 
 
 def _describe_corpus(path: Path) -> dict[str, Any]:
-    corpus = Corpus.open(path)
-    lengths = corpus.lengths
+    facts = corpus_facts(Corpus.open(path))
     return {
         "type": "corpus",
-        "path": str(path.resolve()),
-        "n_cells": len(corpus),
-        "n_tokens": int(lengths.sum()),
-        "mean_length": round(float(lengths.mean()), 1),
-        "longest": int(lengths.max()),
-        "columns": ", ".join(corpus.columns),
-        "files": ", ".join(str(entry["name"]) for entry in corpus.manifest["files"]),
-        "setting": corpus.manifest["vocabulary"]["setting"],
-        "fingerprint": corpus.manifest["vocabulary"]["fingerprint"],
-        "read_with": "datasets.load_from_disk, or datasets.load_dataset('arrow', data_files='*.arrow')",
+        "path": facts["path"],
+        "n_cells": facts["n_cells"],
+        "n_tokens": facts["n_tokens"],
+        "mean_length": facts["mean_length"],
+        "longest": facts["longest"],
+        "columns": ", ".join(column["name"] for column in facts["columns"]),
+        "files": ", ".join(entry["name"] for entry in facts["files"]),
+        "setting": facts["vocabulary"]["setting"],
+        "fingerprint": facts["vocabulary"]["fingerprint"],
+        "read_with": " or ".join(facts["open_with"]),
+        "more": f"geneformer-grn corpus info {path.name}",
     }
 
 

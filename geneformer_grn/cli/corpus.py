@@ -1,0 +1,129 @@
+"""``geneformer-grn corpus``: what a corpus is; several as one; one as parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geneformer_grn.cli import options, verb
+
+_Corpus = Annotated[
+    Path, typer.Argument(metavar="CORPUS", help="Folder that tokenize wrote.", show_default=False)
+]
+
+
+def add(app: typer.Typer) -> None:
+    """Register the verb."""
+    corpus = typer.Typer(help="Corpora of tokenized cells: look into, merge, split.", no_args_is_help=True)
+    corpus.command("info", help="Say what a corpus is and how to open it.")(info)
+    corpus.command("merge", help="Join corpora of one vocabulary; the same cell twice is refused.")(merge)
+    corpus.command("split", help="Split by donor, file or cell type; a leak between parts is refused.")(split)
+    app.add_typer(corpus, name="corpus")
+
+
+def info(
+    corpus: _Corpus,
+    *,
+    seed: options.Seed = 0,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Print the facts on one screen."""
+    with verb(quiet=quiet, as_json=as_json) as summary:
+        from geneformer_grn.cells.corpus import Corpus
+        from geneformer_grn.cells.facts import corpus_facts, facts_text
+
+        facts = corpus_facts(Corpus.open(corpus))
+        if not quiet:
+            typer.echo(facts_text(facts))
+        summary |= facts | {"seed": seed}
+
+
+def merge(
+    corpora: Annotated[
+        list[Path], typer.Argument(metavar="CORPUS...", help="Two corpora or more.", show_default=False)
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="CORPUS", help="Folder to write.")],
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", metavar="A,B|common", help="Columns to keep (default: all, if all agree)."),
+    ] = None,
+    seed: options.Seed = 0,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the corpora as one; where it comes from is in its ``manifest.json``."""
+    with verb(quiet=quiet, as_json=as_json) as summary:
+        from geneformer_grn.cells.merging import merge_corpora
+
+        names = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+        merged = merge_corpora(corpora, out, columns=names)
+        facts = ("n_cells", "n_tokens")
+        summary |= {
+            "corpus": out,
+            "n_corpora": len(corpora),
+            "n_files": len(merged.manifest["files"]),
+            **{name: merged.manifest[name] for name in facts},
+            "fingerprint": merged.manifest["vocabulary"]["fingerprint"],
+            "seed": seed,
+        }
+
+
+def split(
+    corpus: _Corpus,
+    *,
+    by: Annotated[
+        str,
+        typer.Option("--by", metavar="COLUMN", help="Column of the groups: file, or one carried from obs."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the parts into.")],
+    fractions: Annotated[
+        str | None,
+        typer.Option("--fractions", metavar="PART=SHARE,...", help="Such as train=0.8,valid=0.1,test=0.1."),
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--assign", metavar="PART=GROUP,...", help="Groups of a part; the rest is train. Repeatable."
+        ),
+    ] = None,
+    missing: Annotated[
+        str | None, typer.Option("--missing", metavar="PART", help="Part of the cells without a group.")
+    ] = None,
+    apart: Annotated[
+        str | None,
+        typer.Option("--apart", metavar="A,B", help="Columns that must not share a value between parts."),
+    ] = None,
+    seed: options.Seed = 0,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write each part as a corpus; how it was split is in its ``manifest.json``."""
+    with verb(quiet=quiet, as_json=as_json) as summary:
+        from geneformer_grn.cells.parts import SplitSettings, parse_assignments, parse_fractions
+        from geneformer_grn.cells.splitting import split_corpus
+
+        settings = SplitSettings(
+            by=by,
+            fractions=parse_fractions(fractions),
+            assign=parse_assignments(assign),
+            missing=missing,
+            apart=tuple(name.strip() for name in apart.split(",") if name.strip()) if apart else (),
+            seed=seed,
+        )
+        parts = split_corpus(corpus, out, settings)
+        record = next(iter(parts.values())).manifest["split"]
+        shown = {name: {**facts, "n_groups": len(facts["groups"])} for name, facts in record["parts"].items()}
+        for facts in shown.values():
+            del facts["groups"]
+        if not quiet:
+            for name, facts in shown.items():
+                asked = "" if facts["asked"] is None else f", asked for {100 * facts['asked']:.3g} %"
+                typer.echo(
+                    f"{name}: {facts['n_cells']:,} cells of {facts['n_groups']:,} {record['by']} "
+                    f"({100 * facts['share']:.3g} %{asked})"
+                )
+        summary |= {"out": out, "id": record["id"], "by": record["by"], "parts": shown, "seed": seed}
