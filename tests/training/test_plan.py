@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from geneformer_grn.model.encoder import ModelConfig, new_model
 from geneformer_grn.training.config import ModelSection
-from geneformer_grn.training.plan import n_parameters
+from geneformer_grn.training.cost import n_parameters
+from geneformer_grn.training.plan import LENGTH_SIGMA, plan_stated, plan_steps, stated_lengths
 from geneformer_grn.training.pretrain import open_data, plan_run
 from geneformer_grn.training.stream import Share, training_steps
 
@@ -52,3 +56,60 @@ def test_operations_against_a_profiler(make_config):
     lengths = step.batches[0].cu_seqlens.diff().double()
     attention = 3 * 2 * 4 * 64 * float((lengths**2).sum())
     assert planned == pytest.approx(counter.get_total_flops() + attention, rel=0.1)
+
+
+@pytest.mark.parametrize(("mean", "longest"), [(900.0, 1024), (1300.0, 2048), (1500.0, 4096), (1.0, 48)])
+def test_stated_lengths_have_the_mean_that_was_stated(mean: float, longest: int):
+    lengths = stated_lengths(5_000, mean, longest=longest)
+    assert lengths.mean() == pytest.approx(mean, rel=0.001)
+    assert lengths.min() >= 1
+    assert lengths.max() <= longest
+
+
+def test_stated_lengths_are_log_normal():
+    logs = np.log(stated_lengths(20_000, 10_000.0, longest=10**9))
+    assert logs.std() == pytest.approx(LENGTH_SIGMA, rel=0.01)
+    assert np.median(logs) == pytest.approx(np.log(10_000.0) - LENGTH_SIGMA**2 / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("mean", [0.5, 48.0, 60.0])
+def test_an_impossible_mean_length_is_refused(mean: float):
+    with pytest.raises(ValueError, match="not possible in inputs of 1 to 48"):
+        stated_lengths(10, mean, longest=48)
+
+
+def test_a_stated_corpus_is_planned_as_one_of_these_lengths(make_config, tiny_vocabulary):
+    """The same cells given as lengths, cell by cell; only the size of the vocabulary differs."""
+    config = make_config("run.epochs=2", "optim.accumulation=2", "data.token_budget=4096")
+    data = open_data(config)
+    stated = plan_stated(config, n_cells=500, mean_length=700.0, setting="v1", world_size=2)
+    lengths = stated_lengths(500, 700.0, longest=2048)
+    vocabulary = replace(tiny_vocabulary, max_length=2048)
+    real = plan_steps(config, lengths, vocabulary, replace(data.batches, seed=0), world_size=2)
+    same = ("cells", "tokens_per_epoch", "budget_filled", "steps_per_epoch", "steps", "tokens", "mean_length")
+    assert {key: stated[key] for key in same} == {key: real[key] for key in same}
+    assert stated["vocabulary"] == 25_426
+    assert stated["parameters"] == n_parameters(config.model, 25_426, 2048)
+    assert "log-normal" in stated["lengths"]
+
+
+def test_many_stated_cells_are_planned_from_a_sample(make_config):
+    config = make_config("run.epochs=3", "data.token_budget=65536")
+    plan = plan_stated(config, n_cells=27_400_000, mean_length=1300.0, setting="v1")
+    tokens = 27_400_000 * 1300
+    assert plan["tokens_per_epoch"] == pytest.approx(tokens, rel=1e-3)
+    assert 0.97 < plan["budget_filled"] <= 1.0
+    assert plan["steps"] == pytest.approx(3 * tokens / 65_536 / plan["budget_filled"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"setting": "v3"}, "use v1, v2, default"),
+        ({"n_cells": 0}, "0 cells"),
+        ({"world_size": 0}, "0 processes"),
+    ],
+)
+def test_a_stated_corpus_that_makes_no_sense_is_refused(make_config, changes: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        plan_stated(make_config(), **({"n_cells": 5, "mean_length": 30.0} | changes))
