@@ -81,6 +81,11 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def n_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def raised_on_purpose(error: BaseException) -> bool:
     """Return whether a ``raise`` statement of this package is where `error` comes from.
 

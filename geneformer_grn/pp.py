@@ -12,13 +12,18 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from geneformer_grn.cells.ranking import RankedCells
+    from geneformer_grn.genes.mapping import Species
     from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 __all__ = ["map_genes", "rank"]
 
 
 def map_genes(
-    adata: AnnData, model: str | Path | GeneVocabulary = "mini", *, gene_column: str | None = None
+    adata: AnnData,
+    model: str | Path | GeneVocabulary = "mini",
+    *,
+    gene_column: str | None = None,
+    species: Species = "human",
 ) -> None:
     """Name the genes of `adata` by the Ensembl IDs that a model knows, in place.
 
@@ -30,6 +35,8 @@ def map_genes(
         Whose genes: a shipped name, a checkpoint folder, a Hugging Face id on disk, or a vocabulary.
     gene_column
         var column with the identifiers (``index``: var_names); None: found by content.
+    species
+        ``mouse``: they are mouse genes, to be named by their one-to-one human orthologs.
 
     Returns
     -------
@@ -56,11 +63,12 @@ def map_genes(
 
     vocabulary = _vocabulary(model)
     mapping, identifiers = map_identifiers(
-        adata,
         adata.var,
-        vocabulary=vocabulary,
+        vocabulary,
         gene_column=gene_column,
         sum_duplicates=True,
+        mapped="map_genes" in adata.uns.get("geneformer_grn", {}),
+        species=species,
         name="the AnnData",
     )
     known = mapping.tokens >= 0

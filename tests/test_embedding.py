@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from geneformer_grn.cells.batches import pack
-from geneformer_grn.cells.counts import read_counts, read_h5ad
+from geneformer_grn.cells.counts import read_counts
+from geneformer_grn.cells.opening import read_h5ad
 from geneformer_grn.cells.ranking import RankedCells, model_input, rank_cells
 from geneformer_grn.embedding import EmbedSettings, embed_cells, embed_cells_and_genes, embed_genes
 from geneformer_grn.model.encoder import load_encoder

@@ -2,17 +2,14 @@
 
 Reading needs pyarrow only and copies nothing: the tokens stay in the memory-mapped files.
 ``datasets.load_from_disk`` and ``datasets.load_dataset("arrow", data_files="CORPUS/*.arrow")`` open the same
-folder. Beside the shards (one a source file) lie the vocabulary, without which tokens mean nothing, and
+folder. Beside the shards lie the vocabulary, without which tokens mean nothing, and
 ``manifest.json``, which says what went in and what was left out.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,20 +18,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from geneformer_grn._runtime import atomic_path, logger, progress
-from geneformer_grn.cells.shards import (
-    CORPUS_KIND,
-    MANIFEST,
-    CorpusSettings,
-    Refusal,
-    ShardTask,
-    finish_folder,
-    tokenize_file,
-    tokenize_file_elsewhere,
-)  # fmt: skip
+from geneformer_grn.cells.shards import CORPUS_KIND, MANIFEST
 from geneformer_grn.genes.vocabulary import GeneVocabulary
-
-__all__ = ["Corpus", "CorpusSettings", "expand_folders", "write_corpus"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,104 +162,16 @@ class Corpus:
         )
 
 
-def write_corpus(
-    files: Sequence[Path | str],
-    out: Path | str,
-    vocabulary: GeneVocabulary,
-    settings: CorpusSettings | None = None,
-) -> Corpus:
-    """Tokenise files into a corpus folder, one shard a file, in the order given.
-
-    Parameters
-    ----------
-    files
-        ``.h5ad`` files; none twice. Two of one name are told apart as ``cells`` and ``cells~2``.
-    out
-        The folder; written whole or not at all. A corpus that is there is replaced, anything else is not.
-    vocabulary
-        Genes, medians and lengths; saved in the folder.
-    settings
-        See :class:`CorpusSettings`.
-
-    Returns
-    -------
-    Corpus
-        Opened.
+def require_corpus_place(out: Path) -> None:
+    """Refuse to write a corpus over something else.
 
     Raises
     ------
-    FileNotFoundError, FileExistsError
-        A file is not there; `out` is something else than a corpus.
-    ValueError
-        A file is refused (see :func:`read_counts`), or no cell is left.
+    FileExistsError
+        `out` is there, and is neither a corpus nor an empty folder.
     """
-    settings = settings or CorpusSettings()
-    out = Path(out)
-    names = _names(files)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and _read_manifest(out) is None)):
         raise FileExistsError(f"{out} exists and is not a corpus; it is left as it is. Choose another --out")
-    with atomic_path(out) as folder:
-        folder.mkdir()
-        tasks = [
-            ShardTask(
-                source=source, name=name, shard=folder / f"part-{number:05d}.arrow", vocabulary=vocabulary,
-                settings=settings,
-            )
-            for number, (source, name) in enumerate(names.items())
-        ]  # fmt: skip
-        results = _tokenize_all(tasks, settings.workers)
-        entries = list(progress(results, total=len(tasks), desc="tokenize", unit="file"))
-        finish_folder(folder, tasks, entries, vocabulary=vocabulary, settings=settings)
-    corpus = Corpus.open(out)
-    logger.info("wrote %s: %s cells, %s tokens", out, f"{len(corpus):,}", f"{int(corpus.offsets[-1]):,}")
-    return corpus
-
-
-def expand_folders(paths: Sequence[Path | str]) -> list[Path]:
-    """Return the files in `paths`, a folder standing for its ``*.h5ad`` by name.
-
-    Raises
-    ------
-    ValueError
-        A folder holds none.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        found = sorted(path.glob("*.h5ad")) if path.is_dir() else [path]
-        if not found:
-            raise ValueError(f"the folder {path} holds no .h5ad file")
-        files += found
-    return files
-
-
-def _names(files: Sequence[Path | str]) -> dict[Path, str]:
-    """Return the name in the corpus of each file, checking that all are there before any work is done."""
-    names: dict[Path, str] = {}
-    seen: dict[str, int] = {}
-    for file in map(Path, files):
-        if not file.exists():
-            raise FileNotFoundError(f"{file}: no such file")
-        if file.resolve() in {known.resolve() for known in names}:
-            raise ValueError(f"{file} is given twice; its cells would count twice")
-        seen[file.name] = seen.get(file.name, 0) + 1
-        names[file] = file.name if seen[file.name] == 1 else f"{file.stem}~{seen[file.name]}{file.suffix}"
-    if not names:
-        raise ValueError("no files to tokenize were given")
-    return names
-
-
-def _tokenize_all(tasks: list[ShardTask], workers: int) -> Iterator[dict[str, Any]]:
-    """Yield the manifest entry of each file, in order."""
-    if workers == 1 or len(tasks) == 1:
-        yield from map(tokenize_file, tasks)
-        return
-    context = multiprocessing.get_context("spawn")  # forking a process that runs threads may hang
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
-        for result in pool.map(tokenize_file_elsewhere, tasks):
-            if isinstance(result, Refusal):
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise result.kind(result.message)
-            yield result
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -1,12 +1,16 @@
-"""One file of cells to one shard of a corpus: read, rank, crop, and write as an Arrow stream.
+"""Rows of one file to shards of a corpus: read, rank, crop, and write as Arrow streams.
 
-The unit of work of tokenising, and of its processes. Record batches stay small, so that readers touch little
-and the 32-bit offsets of an Arrow list never overflow, however large the file.
+The unit of work of tokenising is a part: a range of a file's rows, written under a name that is the hash of
+everything it depends on. So a part that is there is done, whoever did it, and doing one twice gives the same
+bytes. Record batches are cut by their tokens alone and stay small: readers touch little, and the 32-bit
+offsets of an Arrow list never overflow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,20 +18,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from scipy import sparse
 
-from geneformer_grn._runtime import library_versions, raised_on_purpose, sha256_file, write_json
-from geneformer_grn.cells.counts import ReadSettings, read_counts
-from geneformer_grn.cells.ranking import RankedCells, rank_cells
+from geneformer_grn._runtime import atomic_path, write_json
+from geneformer_grn.cells.ranker import RankedBlock, Ranker
+from geneformer_grn.cells.ranking import model_inputs
+from geneformer_grn.cells.reading import OpenedCounts, ReadSettings, lost_share, refuse_empty
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
-OWN_COLUMNS = ("input_ids", "length", "cell_id", "source")
-MANIFEST = "manifest.json"
 CORPUS_KIND = "geneformer-grn corpus"
+MANIFEST = "manifest.json"
+OWN_COLUMNS = ("input_ids", "length", "cell_id", "source", "counts")
 _BATCH_VALUES = 1 << 20
-_TOTALS = (
-    "n_cells_file", "n_cells", "n_dropped_filter", "n_dropped_empty", "n_dropped_min_genes", "n_not_sampled",
-    "n_cropped_cells", "n_cropped_genes", "n_tokens", "counts_total", "counts_known",
-)  # fmt: skip
+_FORMAT = 2  # part of every key: raise it when the same input is to give other bytes
+_LARGEST_COUNT = np.iinfo(np.uint32).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,213 +46,346 @@ class CorpusSettings:
         obs columns to carry along, as text; every file must have them.
     min_genes
         Cells with fewer known genes are left out.
+    min_counts
+        Cells with a smaller total count are left out.
     n_cells
         Take a random sample of at most this many cells of each file; None: all.
+    keep_counts
+        Write the count of each token beside it, in a column ``counts``.
+    part_cells
+        Rows of a file that make a part, which is a shard and what an interruption can cost.
     seed
-        Seed of that sample.
-    workers
-        Files tokenised at a time, each in a process of its own.
+        Seed of the sample.
     """
 
     read: ReadSettings = field(default_factory=ReadSettings)
     columns: tuple[str, ...] = ()
     min_genes: int = 1
+    min_counts: float = 0.0
     n_cells: int | None = None
+    keep_counts: bool = False
+    part_cells: int = 65_536
     seed: int = 0
-    workers: int = 1
 
     def __post_init__(self) -> None:
         if reserved := [name for name in self.columns if name in OWN_COLUMNS]:
             raise ValueError(
                 f"column {reserved[0]!r} is one of the corpus's own; rename it in obs to carry it along"
             )
-        if self.workers < 1 or self.min_genes < 1:
-            raise ValueError(f"workers ({self.workers}) and min_genes ({self.min_genes}) must be at least 1")
+        if self.part_cells < 1 or self.min_genes < 1:
+            raise ValueError(
+                f"part_cells ({self.part_cells}) and min_genes ({self.min_genes}) must be at least 1"
+            )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings that shape the result, for the manifest."""
-        facts = asdict(self)
-        del facts["workers"]
-        return facts
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> CorpusSettings:
+        """Return the settings that :func:`dataclasses.asdict` made `facts` of."""
+        return cls(**{**facts, "read": ReadSettings(**facts["read"]), "columns": tuple(facts["columns"])})
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardTask:
-    """One file to tokenise: where it is, what it is called in the corpus, and where its shard goes."""
+class Part:
+    """A range of a file's rows, and the name of what becomes of it."""
 
-    source: Path
-    name: str
-    shard: Path
-    vocabulary: GeneVocabulary
-    settings: CorpusSettings
+    start: int
+    stop: int
+    key: str
+
+    @property
+    def shard(self) -> str:
+        """File name of its shard."""
+        return f"part-{self.key}.arrow"
+
+    @property
+    def entry(self) -> str:
+        """File name of what is known of it; written last, so that it says that the part is done."""
+        return f"part-{self.key}.json"
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """An error about the input, found in another process, where tracebacks do not travel."""
+def parts_of(
+    n_rows: int, identity: dict[str, Any], settings: CorpusSettings, vocabulary: GeneVocabulary
+) -> list[Part]:
+    """Cut a file into parts.
 
-    kind: type[Exception]
-    message: str
+    Parameters
+    ----------
+    n_rows
+        Rows of the file, those that are left out included.
+    identity
+        What tells this state of the file from others: name, size, time of change.
+    settings, vocabulary
+        What else the shards depend on.
+    """
+    parts = []
+    facts = {
+        **asdict(settings),
+        "identity": identity,
+        "vocabulary": vocabulary.fingerprint,
+        "format": _FORMAT,
+    }
+    for start in range(0, n_rows, settings.part_cells):
+        stop = min(start + settings.part_cells, n_rows)
+        text = json.dumps({**facts, "rows": [start, stop]}, sort_keys=True)
+        parts.append(Part(start=start, stop=stop, key=hashlib.sha256(text.encode()).hexdigest()[:24]))
+    return parts
 
 
-def tokenize_file(task: ShardTask) -> dict[str, Any]:
-    """Write the shard of one file and return its entry for the manifest.
+def write_parts(
+    opened: OpenedCounts,
+    vocabulary: GeneVocabulary,
+    parts: Sequence[Part],
+    *,
+    folder: Path,
+    settings: CorpusSettings,
+    threads: int = 1,
+) -> Iterator[dict[str, Any]]:
+    """Write consecutive parts of a file in one pass over it, and yield what each holds when it is done.
+
+    Parameters
+    ----------
+    opened
+        The file.
+    vocabulary
+        The vocabulary it was opened with.
+    parts
+        Ascending parts that follow one another.
+    folder
+        Where shards and entries go, each under its final name only when complete.
+    settings
+        How files become a corpus.
+    threads
+        CPU threads that rank cells.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        The file cannot be read as raw counts, or lacks a column; see :func:`read_counts`.
+    ValueError
+        The values are no counts, cells are empty, or a column is missing.
     """
-    settings = task.settings
-    counts = read_counts(
-        task.source, task.vocabulary, settings.read, n_cells=settings.n_cells, seed=settings.seed
-    )
-    if missing := [name for name in settings.columns if name not in counts.obs]:
-        raise ValueError(
-            f"{task.name}: obs has no column {missing[0]!r}; columns there: "
-            f"{', '.join(map(str, counts.obs.columns)) or 'none'}"
-        )
-    ranked = rank_cells(counts, task.vocabulary)
-    chosen = np.flatnonzero(ranked.lengths >= settings.min_genes)
-    table: dict[str, list[str | None]] = {
-        "cell_id": [f"{Path(task.name).stem}:{row}" for row in counts.kept[chosen].tolist()],
-        "source": [task.name for _ in chosen],
-        **{name: _texts(counts.obs[name].iloc[chosen]) for name in settings.columns},
-    }
-    room = task.vocabulary.max_length - task.vocabulary.n_wrapping
-    cropped = np.maximum(ranked.lengths[chosen] - room, 0)
-    n_tokens = _write_stream(task.shard, ranked, chosen, table=table, vocabulary=task.vocabulary)
-    return {
-        "name": task.name,
-        "sha256": sha256_file(task.source),
-        **counts.report,
-        "n_cells": len(chosen),
-        "n_dropped_min_genes": len(ranked) - len(chosen),
-        "n_cropped_cells": int((cropped > 0).sum()),
-        "n_cropped_genes": int(cropped.sum()),
-        "n_tokens": n_tokens,
-    }
+    columns = _Columns(opened, settings)
+    ranker = Ranker(
+        opened.mapping.tokens, vocabulary.medians, threads=threads,
+        longest=vocabulary.max_length - vocabulary.n_wrapping, with_counts=settings.keep_counts,
+        undo_log=opened.scale == "log",
+    )  # fmt: skip
+    schema = _schema(settings)
+    blocks = _cut(opened.blocks(parts[0].start, parts[-1].stop), [part.stop for part in parts])
+    for part, mine in zip(parts, blocks, strict=True):
+        with atomic_path(folder / part.shard) as temporary:
+            tally = _Tally()
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+                cells = _PartWriter(writer, schema)
+                for rows, block in mine:
+                    ranked = ranker.rank(block)
+                    opened.check(ranked.values)
+                    kept = tally.add(opened, ranked, rows, settings)
+                    cells.add(_arrays(ranked, kept, vocabulary, settings), columns.of(rows[kept]))
+                cells.close()
+            tally.cells["n_tokens"] = cells.n_tokens
+            if part.start == 0 and part.stop == opened.source.shape[0]:
+                # Before anything of a file that is refused is kept.
+                check_file(opened.name, opened.report(), tally.cells, settings)
+            elif not settings.read.drop_empty:
+                n_empty = tally.cells["n_dropped_empty"]
+                refuse_empty(opened.name, opened.report(), n_cells=len(opened.chosen.rows), n_empty=n_empty)
+        write_json(folder / part.entry, tally.cells)
+        yield tally.cells
 
 
-def tokenize_file_elsewhere(task: ShardTask) -> dict[str, Any] | Refusal:
-    """Do :func:`tokenize_file` in another process, bringing errors about the input home as values.
+def check_file(name: str, report: dict[str, Any], entry: dict[str, Any], settings: CorpusSettings) -> float:
+    """Refuse a file for what only the whole of it tells; return the share of counts that is lost.
 
-    Only what this package raised on purpose is a refusal; anything else is raised as the fault that it is.
+    Parameters
+    ----------
+    name
+        What messages call the file.
+    report
+        Its header's facts.
+    entry
+        What all its parts hold.
+    settings
+        How files become a corpus.
+
+    Raises
+    ------
+    ValueError
+        Cells are empty, or more than 80 % of the counts are in unknown genes.
     """
-    try:
-        return tokenize_file(task)
-    except (ValueError, TypeError, OSError) as error:
-        if not raised_on_purpose(error):
-            raise
-        return Refusal(kind=type(error), message=str(error))
+    lost = lost_share(name, report, total=entry["counts_total"], known=entry["counts_known"])
+    n_cells, n_empty = entry["n_read"], entry["n_dropped_empty"]
+    if n_empty == n_cells or not settings.read.drop_empty:
+        refuse_empty(name, report, n_cells=n_cells, n_empty=n_empty)
+    return lost
 
 
-def finish_folder(
-    folder: Path,
-    tasks: list[ShardTask],
-    entries: list[dict[str, Any]],
-    *,
-    vocabulary: GeneVocabulary,
-    settings: CorpusSettings,
-) -> None:
-    """Name the shards as `datasets` does, and write what lies beside them."""
-    filled = [(task, entry) for task, entry in zip(tasks, entries, strict=True) if entry["n_cells"]]
-    if not filled:
-        raise ValueError(f"no cell is left: all have fewer than {settings.min_genes} known genes")
-    for task, entry in zip(tasks, entries, strict=True):
-        if not entry["n_cells"]:
-            task.shard.unlink()
-            entry["shard"] = None
-    for number, (task, entry) in enumerate(filled):
-        entry["shard"] = f"data-{number:05d}-of-{len(filled):05d}.arrow"
-        task.shard.rename(folder / entry["shard"])
-    vocabulary.save(folder)
-    manifest = {
-        "kind": CORPUS_KIND,
-        "format": 1,
-        "versions": library_versions(),
-        "vocabulary": {
-            "fingerprint": vocabulary.fingerprint, "setting": vocabulary.setting,
-            "n_genes": len(vocabulary) - vocabulary.n_special, "max_length": vocabulary.max_length,
-        },
-        "settings": settings.as_dict(),
-        "seed": settings.seed,
-        **{name: sum(entry[name] for entry in entries) for name in _TOTALS},
-        "files": entries,
-    }  # fmt: skip
-    write_json(folder / MANIFEST, manifest)
-    information = {"description": CORPUS_KIND, "citation": "", "homepage": "", "license": ""}
-    write_json(folder / "dataset_info.json", information)
-    state: dict[str, Any] = {
-        "_data_files": [{"filename": entry["shard"]} for _, entry in filled],
-        "_fingerprint": vocabulary.fingerprint[:16],
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": None,
+class _Tally:
+    """What becomes of the cells of a part: read, dropped and why, cropped."""
+
+    def __init__(self) -> None:
+        self.cells: dict[str, Any] = dict.fromkeys(
+            (
+                "n_read", "n_cells", "n_dropped_empty", "n_dropped_min_genes", "n_dropped_min_counts",
+                "n_cropped_cells", "n_cropped_genes", "n_tokens",
+            ), 0,
+        )  # fmt: skip
+        self.cells |= {"counts_total": 0.0, "counts_known": 0.0}
+
+    def add(
+        self, opened: OpenedCounts, ranked: RankedBlock, rows: np.ndarray, settings: CorpusSettings
+    ) -> np.ndarray:
+        """Count the cells of a block; return the numbers in it of those that are kept."""
+        filled = ranked.lengths > 0
+        enough = filled & (ranked.lengths >= settings.min_genes)
+        kept = np.flatnonzero(enough)
+        n_counts = opened.n_counts(rows[kept], ranked.totals[kept])
+        deep = n_counts >= settings.min_counts
+        cropped = ranked.lengths[kept[deep]] - np.diff(ranked.offsets)[kept[deep]]
+        for name, number in (
+            ("n_read", len(rows)), ("n_cells", int(deep.sum())), ("n_dropped_empty", int((~filled).sum())),
+            ("n_dropped_min_genes", int((filled & ~enough).sum())),
+            ("n_dropped_min_counts", int((~deep).sum())), ("n_cropped_cells", int((cropped > 0).sum())),
+            ("n_cropped_genes", int(cropped.sum())), ("counts_total", float(ranked.totals.sum())),
+            ("counts_known", float(ranked.known.sum())),
+        ):  # fmt: skip
+            self.cells[name] += number
+        return kept[deep]
+
+
+class _Columns:
+    """The text columns of a file's cells: where each is from, and what obs says of it."""
+
+    def __init__(self, opened: OpenedCounts, settings: CorpusSettings) -> None:
+        obs = opened.source.obs
+        if missing := [name for name in settings.columns if name not in obs]:
+            raise ValueError(
+                f"{opened.name}: obs has no column {missing[0]!r}; columns there: "
+                f"{', '.join(map(str, obs.columns)) or 'none'}"
+            )
+        self._name = opened.name
+        self._stem = Path(opened.name).stem
+        self._texts = {name: _texts(obs[name]) for name in settings.columns}
+
+    def of(self, rows: np.ndarray) -> dict[str, pa.Array]:
+        """Return the columns of some rows of the file."""
+        return {
+            "cell_id": pa.array([f"{self._stem}:{row}" for row in rows.tolist()], type=pa.string()),
+            "source": pa.repeat(pa.scalar(self._name, type=pa.string()), len(rows)),
+            **{name: texts.take(pa.array(rows)).cast(pa.string()) for name, texts in self._texts.items()},
+        }
+
+
+class _PartWriter:
+    """Writes cells as record batches of about a million tokens, wherever the blocks they come in are cut."""
+
+    def __init__(self, writer: pa.RecordBatchStreamWriter, schema: pa.Schema) -> None:
+        self._writer, self._schema = writer, schema
+        self._waiting: list[pa.RecordBatch] = []
+        self._lengths: list[np.ndarray] = []
+        self.n_tokens = 0
+
+    def add(self, arrays: dict[str, pa.Array], columns: dict[str, pa.Array]) -> None:
+        """Add cells; write the record batches that are complete."""
+        batch = pa.record_batch({**arrays, **columns}, schema=self._schema)
+        self._waiting.append(batch)
+        self._lengths.append(batch.column("length").to_numpy().astype(np.int64))
+        self._flush(everything=False)
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._flush(everything=True)
+
+    def _flush(self, *, everything: bool) -> None:
+        ends = np.cumsum(np.concatenate(self._lengths)) if self._lengths else np.empty(0, dtype=np.int64)
+        if not everything and (len(ends) == 0 or ends[-1] <= _BATCH_VALUES):
+            return
+        cells = pa.Table.from_batches(self._waiting, schema=self._schema)
+        start, before = 0, 0
+        while start < len(ends):
+            stop = max(start + 1, int(np.searchsorted(ends, before + _BATCH_VALUES, side="right")))
+            if stop == len(ends) and not everything:
+                break
+            (batch,) = cells.slice(start, stop - start).combine_chunks().to_batches()
+            self._writer.write_batch(batch)
+            self.n_tokens += int(ends[stop - 1]) - before
+            start, before = stop, int(ends[stop - 1])
+        self._waiting = cells.slice(start).to_batches()
+        self._lengths = [np.diff(ends[start:], prepend=before)]
+
+
+def _schema(settings: CorpusSettings) -> pa.Schema:
+    fields = [("input_ids", pa.list_(pa.uint16())), ("length", pa.int32())]
+    if settings.keep_counts:
+        fields.append(("counts", pa.list_(_count_type(settings))))
+    return pa.schema(fields + [(name, pa.string()) for name in ("cell_id", "source", *settings.columns)])
+
+
+def _count_type(settings: CorpusSettings) -> pa.DataType:
+    """Return how counts are kept: whole, unless fractions are allowed."""
+    return pa.float32() if settings.read.allow_normalised else pa.uint32()
+
+
+def _arrays(
+    ranked: RankedBlock, kept: np.ndarray, vocabulary: GeneVocabulary, settings: CorpusSettings
+) -> dict[str, pa.Array]:
+    """Return the columns that come out of the ranking, of the cells that are kept."""
+    tokens, counts, offsets = ranked.tokens, ranked.counts, ranked.offsets
+    if len(kept) < len(ranked):
+        lengths = np.diff(offsets)[kept]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.arange(int(offsets[-1])) + np.repeat(ranked.offsets[kept] - offsets[:-1], lengths)
+        tokens = tokens[places]
+        counts = None if counts is None else counts[places]
+    values, lengths = model_inputs(tokens, offsets, vocabulary)
+    ends = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    arrays = {
+        "input_ids": pa.ListArray.from_arrays(ends, pa.array(values)),
+        "length": pa.array(lengths.astype(np.int32)),
     }
-    write_json(folder / "state.json", state)
+    if counts is not None:
+        whole = _count_type(settings) == pa.uint32()
+        if whole and len(counts) and float(counts.max()) > _LARGEST_COUNT:
+            raise ValueError(
+                f"a count of {counts.max():,.0f} is too large to keep (at most {_LARGEST_COUNT:,}); leave "
+                "--keep-counts out"
+            )
+        beside = np.zeros(len(values), dtype=np.uint32 if whole else np.float32)
+        is_gene = np.ones(len(values), dtype=bool)
+        if vocabulary.n_wrapping:
+            last = np.cumsum(lengths) - 1
+            is_gene[last] = is_gene[last - lengths + 1] = False
+        beside[is_gene] = counts
+        arrays["counts"] = pa.ListArray.from_arrays(ends, pa.array(beside))
+    return arrays
 
 
-def _texts(values: pd.Series) -> list[str | None]:
-    """Return a column as text: the one type that files agree on."""
-    return [None if missing else str(value) for value, missing in zip(values, values.isna(), strict=True)]
+def _cut(
+    blocks: Iterable[tuple[np.ndarray, sparse.csr_matrix]], stops: Sequence[int]
+) -> Iterator[Iterator[tuple[np.ndarray, sparse.csr_matrix]]]:
+    """Yield the blocks up to each of the ascending row numbers in `stops`; use each before the next."""
+    source = iter(blocks)
+    held: tuple[np.ndarray, sparse.csr_matrix] | None = None
+
+    def until(stop: int) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
+        nonlocal held
+        while (held := held or next(source, None)) is not None:
+            rows, block = held
+            n = int(np.searchsorted(rows, stop))
+            held = None if n == len(rows) else (rows[n:], block[n:])
+            if n:
+                yield rows[:n], block[:n]
+            if held is not None:
+                return
+
+    for stop in stops:
+        yield until(stop)
 
 
-def _write_stream(
-    path: Path,
-    ranked: RankedCells,
-    cells: np.ndarray,
-    *,
-    table: dict[str, list[str | None]],
-    vocabulary: GeneVocabulary,
-) -> int:
-    """Write the chosen cells as record batches of about a million tokens; return the number of tokens."""
-    schema = pa.schema(
-        [("input_ids", pa.list_(pa.uint16())), ("length", pa.int32())]
-        + [(name, pa.string()) for name in table]
-    )
-    n_tokens = 0
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for start, stop in _blocks(ranked, cells):
-            values, lengths = _model_inputs(ranked, cells[start:stop], vocabulary)
-            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-            arrays = [
-                pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
-                pa.array(lengths.astype(np.int32)),
-                *(pa.array(column[start:stop], type=pa.string()) for column in table.values()),
-            ]
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
-            n_tokens += len(values)
-    return n_tokens
-
-
-def _blocks(ranked: RankedCells, cells: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of consecutive cells with about a million genes together, at least one cell."""
-    ends = np.cumsum(ranked.lengths[cells])
-    start, before = 0, 0
-    while start < len(cells):
-        stop = max(start + 1, int(np.searchsorted(ends, before + _BATCH_VALUES, side="right")))
-        yield start, stop
-        start, before = stop, int(ends[stop - 1])
-
-
-def _model_inputs(
-    ranked: RankedCells, cells: np.ndarray, vocabulary: GeneVocabulary
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `model_input` gives for each cell, end to end: values uint16, lengths int64."""
-    lead = vocabulary.n_wrapping // 2
-    genes = np.minimum(ranked.lengths[cells], vocabulary.max_length - vocabulary.n_wrapping)
-    lengths = genes + vocabulary.n_wrapping
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    values = np.empty(int(ends[-1]), dtype=np.uint16)
-    is_gene = np.ones(len(values), dtype=bool)
-    if lead:
-        values[starts], values[ends - 1] = vocabulary.token_of["<cls>"], vocabulary.token_of["<eos>"]
-        is_gene[starts] = is_gene[ends - 1] = False
-    gene_ends = np.cumsum(genes)
-    source = np.arange(int(gene_ends[-1])) + np.repeat(ranked.offsets[cells] - (gene_ends - genes), genes)
-    values[is_gene] = ranked.tokens[source]
-    return values, lengths
+def _texts(values: pd.Series) -> pa.Array:
+    """Return a column as text, the one type that files agree on; missing values as null."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        codes = values.cat.codes.to_numpy()
+        categories = pa.array([str(value) for value in values.cat.categories], type=pa.string())
+        indices = pa.array(codes, mask=codes < 0)
+        return pa.DictionaryArray.from_arrays(indices, categories)
+    missing = values.isna()
+    texts = [None if gone else str(value) for value, gone in zip(values, missing, strict=True)]
+    return pa.array(texts, type=pa.string())

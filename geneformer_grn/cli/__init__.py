@@ -18,8 +18,8 @@ from typing import Any
 import typer
 
 VERBS = (
-    "demo", "run", "genes", "vocab", "import_geneformer", "tokenize", "pretrain", "embed", "perturb",
-    "network", "propagate", "evaluate", "card", "info",
+    "demo", "run", "genes", "vocab", "import_geneformer", "tokenize", "corpus", "pretrain", "embed",
+    "perturb", "network", "propagate", "evaluate", "card", "info",
 )  # fmt: skip
 
 _INPUT_ERRNO = {
@@ -59,13 +59,18 @@ def build_app() -> typer.Typer:
 
 @contextlib.contextmanager
 def verb(
-    *, quiet: bool, as_json: bool, threads: int | None = None, resumable: bool = False
+    *,
+    quiet: bool,
+    as_json: bool,
+    threads: int | None = None,
+    resumable: bool = False,
+    repeatable: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Run the body of a verb: set up logging and threads, and print the summary it fills in.
 
     The dictionary yielded is the summary; with ``--json`` it is the last line of standard output. Interrupted
-    from the keyboard, the verb exits 130 and says so (typer would exit in silence), and of a `resumable` one
-    also how to go on.
+    from the keyboard, the verb exits 130 and says so (typer would exit in silence), and of a `resumable` or
+    a `repeatable` one also how to go on.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("geneformer_grn").setLevel(logging.WARNING if quiet else logging.INFO)
@@ -78,6 +83,7 @@ def verb(
         yield summary
     except KeyboardInterrupt:
         way_on = "; the same command with --resume goes on" if resumable else ""
+        way_on = "; the same command goes on" if repeatable else way_on
         typer.secho(f"interrupted{way_on}", fg="yellow", err=True)
         raise typer.Exit(130) from None
     if as_json:

@@ -41,7 +41,8 @@ def embed(
     """Write the input with its embeddings, and the parameters beside it."""
     with verb(quiet=quiet, as_json=as_json, threads=threads) as summary:
         from geneformer_grn._runtime import atomic_path, logger, write_json
-        from geneformer_grn.cells.counts import ReadSettings, read_h5ad
+        from geneformer_grn.cells.counts import ReadSettings
+        from geneformer_grn.cells.opening import read_h5ad
         from geneformer_grn.embedding import EmbedSettings
         from geneformer_grn.workflows.embed import ModelSettings, embed_adata
 

@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 Cells = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Cells with raw counts (.h5ad).", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="FILE", help="Cells with raw counts: .h5ad, 10x, loom, zarr, CSV.", show_default=False
+    ),
 ]
 Model = Annotated[
     str, typer.Option("--model", help="A checkpoint folder, a Hugging Face id on disk, or a shipped name.")
@@ -37,6 +40,24 @@ AllowNormalised = Annotated[
 ]
 SumDuplicates = Annotated[
     bool, typer.Option("--sum-duplicates", help="Add up the counts of gene IDs that occur more than once.")
+]
+Where = Annotated[
+    str | None,
+    typer.Option("--where", metavar="EXPRESSION", help="Read only cells that fit, such as 'n_genes > 500'."),
+]
+Species = Annotated[
+    str, typer.Option("--species", help="Of the file's genes: human, or mouse (mapped through orthologs).")
+]
+SumUnlessRefused = Annotated[
+    bool,
+    typer.Option(
+        "--sum-duplicates/--refuse-duplicates",
+        help="Add up the counts of gene IDs that occur more than once, or refuse the file.",
+    ),
+]
+DropUnlessRefused = Annotated[
+    bool,
+    typer.Option("--drop-empty/--refuse-empty", help="Leave out cells without any counted gene, or refuse."),
 ]
 DropEmpty = Annotated[bool, typer.Option("--drop-empty", help="Leave out cells without any counted gene.")]
 

@@ -68,8 +68,9 @@ def embed_adata(
     # Duplicates were judged by read_counts; with layer="raw" the gene column is one of adata.raw.
     column = None if read.layer == "raw" else read.gene_column
     tokens = map_identifiers(
-        adata, adata.var, vocabulary=vocabulary, gene_column=column, sum_duplicates=True, name="the AnnData"
-    )[0].tokens
+        adata.var, vocabulary, gene_column=column, sum_duplicates=True,
+        mapped="map_genes" in adata.uns.get("geneformer_grn", {}), species=read.species, name="the AnnData",
+    )[0].tokens  # fmt: skip
     embedded = np.full((adata.n_obs, cells.shape[1]), np.nan, dtype=np.float32)
     embedded[counts.kept] = cells
     adata.obsm["X_geneformer"] = embedded

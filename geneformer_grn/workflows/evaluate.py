@@ -151,7 +151,7 @@ def _pair(score: dict[str, float] | None) -> str:
 
 def _inputs(cells: Sequence[Path | str]) -> list[tuple[str, Any, str]]:
     """Return (name, what to read, sha256) of each file, or of the demo cells where none is named."""
-    from geneformer_grn.cells.counts import read_h5ad
+    from geneformer_grn.cells.opening import read_h5ad
 
     if not cells:
         with as_file(files("geneformer_grn") / "_demo" / "cells.h5ad") as path:

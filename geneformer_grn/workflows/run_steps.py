@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from geneformer_grn._runtime import Precision, logger
-from geneformer_grn.cells.counts import CellCounts, ReadSettings, read_counts, read_h5ad
+from geneformer_grn.cells.counts import CellCounts, ReadSettings, read_counts
+from geneformer_grn.cells.opening import read_h5ad
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.genes.mapping import find_genes, lookup
 from geneformer_grn.genes.vocabulary import GeneVocabulary

@@ -2,7 +2,8 @@
 
 import pytest
 
-from geneformer_grn.cells.corpus import CorpusSettings, write_corpus
+from geneformer_grn.cells.shards import CorpusSettings
+from geneformer_grn.cells.tokenizing import write_corpus
 
 
 @pytest.fixture(scope="session")

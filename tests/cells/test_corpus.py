@@ -9,9 +9,11 @@ import pytest
 from scipy import sparse
 
 from geneformer_grn._runtime import sha256_file
-from geneformer_grn.cells.corpus import Corpus, CorpusSettings, expand_folders, write_corpus
+from geneformer_grn.cells.corpus import Corpus
 from geneformer_grn.cells.counts import ReadSettings, read_counts
 from geneformer_grn.cells.ranking import model_input, rank_cells
+from geneformer_grn.cells.shards import CorpusSettings
+from geneformer_grn.cells.tokenizing import write_corpus
 from geneformer_grn.genes.vocabulary import GeneVocabulary, VocabularyMismatchError
 
 
@@ -96,7 +98,7 @@ def test_manifest(tiny_corpus, tiny_vocabulary, tiny_adata):
     assert manifest["counts_total"] == tiny_adata.X.sum()
     assert manifest["settings"]["columns"] == ["cell_type"]
     first = manifest["files"][0]
-    assert (first["name"], first["shard"]) == ("first.h5ad", "data-00000-of-00002.arrow")
+    assert (first["name"], first["shards"]) == ("first.h5ad", ["data-00000-of-00002.arrow"])
     assert first["sha256"] == sha256_file(tiny_corpus.path.parent / "first.h5ad")
     assert str(tiny_corpus.path.parent) not in json.dumps(manifest)
     assert tiny_corpus.vocabulary.fingerprint == tiny_vocabulary.fingerprint
@@ -126,7 +128,7 @@ def test_a_file_that_keeps_no_cell_has_no_shard(tiny_adata, tiny_vocabulary, tmp
     bare.write_h5ad(tmp_path / "bare.h5ad")
     files = [tmp_path / "bare.h5ad", tmp_path / "full.h5ad"]
     corpus = write_corpus(files, tmp_path / "corpus", tiny_vocabulary, CorpusSettings(min_genes=2))
-    assert [entry["shard"] for entry in corpus.manifest["files"]] == [None, "data-00000-of-00001.arrow"]
+    assert [entry["shards"] for entry in corpus.manifest["files"]] == [[], ["data-00000-of-00001.arrow"]]
     assert len(corpus) == 80
 
 
@@ -157,7 +159,8 @@ def refused(files, out, vocabulary, settings=None, *, error=ValueError, match):
     with pytest.raises(error, match=match):
         write_corpus(files, out, vocabulary, settings)
     assert not out.exists()
-    assert not list(out.parent.glob(".geneformer-grn*"))
+    assert not list(out.parent.glob("*geneformer-grn*"))
+    assert not out.with_name(f"{out.name}.unfinished").exists()
 
 
 def test_refusals_leave_nothing_behind(tiny_h5ad, tiny_vocabulary, tmp_path):
@@ -195,19 +198,17 @@ def test_a_corpus_is_replaced(tiny_h5ad, tiny_vocabulary, tmp_path):
 @pytest.mark.slow
 def test_workers_change_nothing(tiny_corpus, tiny_vocabulary, tmp_path):
     files = [tiny_corpus.path.parent / name for name in ("first.h5ad", "second.h5ad")]
-    settings = CorpusSettings(columns=("cell_type",), workers=2)
-    corpus = write_corpus(files, tmp_path / "corpus", tiny_vocabulary, settings)
+    settings = CorpusSettings(columns=("cell_type",))
+    corpus = write_corpus(files, tmp_path / "corpus", tiny_vocabulary, settings, workers=2)
     np.testing.assert_array_equal(corpus.input_ids, tiny_corpus.input_ids)
     assert corpus.manifest == tiny_corpus.manifest
-    bad = CorpusSettings(columns=("donor",), workers=2)
-    refused(files, tmp_path / "other", tiny_vocabulary, bad, match="no column 'donor'")
 
 
 def test_wrong_settings():
     with pytest.raises(ValueError, match="'cell_id' is one of the corpus's own"):
         CorpusSettings(columns=("cell_id",))
     with pytest.raises(ValueError, match="at least 1"):
-        CorpusSettings(workers=0)
+        CorpusSettings(part_cells=0)
 
 
 def test_opening_what_is_no_corpus(tmp_path, tiny_h5ad, tiny_vocabulary):
@@ -225,10 +226,3 @@ def test_opening_what_is_no_corpus(tmp_path, tiny_h5ad, tiny_vocabulary):
     shard.unlink()
     with pytest.raises(ValueError, match="is damaged"):
         Corpus.open(corpus.path)
-
-
-def test_folders_stand_for_their_files(tiny_h5ad, tmp_path):
-    (tmp_path / "empty").mkdir()
-    assert expand_folders([tmp_path, "other.h5ad"]) == [tiny_h5ad, type(tmp_path)("other.h5ad")]
-    with pytest.raises(ValueError, match=r"empty holds no \.h5ad file"):
-        expand_folders([tmp_path / "empty"])
