@@ -18,6 +18,7 @@ import pandas as pd
 from scipy import sparse
 
 from geneformer_grn._runtime import logger
+from geneformer_grn.cells.formats.detect import find_files, kind_of
 from geneformer_grn.cells.formats.matrices import as_csr
 from geneformer_grn.cells.source import CountSource
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = [
-    "ENSEMBL_ID", "ValueSummary", "as_csr", "check_values", "choose_matrix", "identifier_candidates",
-    "open_source", "raw_counts_hint", "read_h5ad", "refuse_normalised", "undo_normalisation",
+    "ENSEMBL_ID", "ValueSummary", "as_csr", "check_values", "choose_matrix", "find_files",
+    "identifier_candidates", "open_source", "raw_counts_elsewhere", "raw_counts_hint", "read_anndata",
+    "read_h5ad", "refuse_normalised", "undo_normalisation",
 ]  # fmt: skip
 
 ENSEMBL_ID = r"ENS[A-Z]{0,4}G\d{6,}(\.\d+)?(_PAR_Y)?"
@@ -82,15 +84,50 @@ def open_source(source: Path | str | AnnData, *, layer: str | None = None) -> Co
     ...         print(first, block.shape)
     """
     from geneformer_grn.cells.formats.h5ad import open_adata, open_h5ad, open_zarr
+    from geneformer_grn.cells.formats.loom import open_loom
+    from geneformer_grn.cells.formats.tenx import open_tenx_h5, open_tenx_mtx
+    from geneformer_grn.cells.formats.text import open_text
 
     if not isinstance(source, str | Path):
         if hasattr(source, "obs") and hasattr(source, "var") and hasattr(source, "isbacked"):
             return open_adata(source, layer)
         raise TypeError(f"cells are a count file or an AnnData, not a {type(source).__name__}")
+    openers = {
+        "h5ad": open_h5ad, "zarr": open_zarr, "10x h5": open_tenx_h5, "10x mtx": open_tenx_mtx,
+        "loom": open_loom, "text": open_text,
+    }  # fmt: skip
     path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    return open_zarr(path, layer) if path.is_dir() else open_h5ad(path, layer)
+    return openers[kind_of(path)](path, layer)
+
+
+def read_anndata(path: Path | str, layer: str | None = None) -> AnnData:
+    """Read a count file of any format into memory.
+
+    Parameters
+    ----------
+    path
+        See :func:`open_source`.
+    layer
+        The layer that is needed.
+
+    Returns
+    -------
+    AnnData
+        An ``.h5ad`` file as anndata reads it. Of other files the one matrix asked for, as ``X`` (and under
+        the name of the layer, where one was named), with obs and var.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, ValueError
+        See :func:`open_source`.
+    """
+    if kind_of(Path(path)) == "h5ad":
+        return read_h5ad(path)
+    with open_source(path, layer=layer) as source:
+        adata = source.to_anndata()
+    if layer is not None:
+        adata.layers[layer] = adata.X
+    return adata
 
 
 def read_h5ad(path: Path | str) -> AnnData:
@@ -255,6 +292,16 @@ def raw_counts_hint(adata: AnnData, used: str) -> str:
         numbers = sample.dtype.kind in "iuf" and sample.size > 0
         if numbers and np.all((sample >= 0) & (sample == np.floor(sample))):
             return f" Raw counts seem to be in {name}: {options[name]}."
+    return ""
+
+
+def raw_counts_elsewhere(source: CountSource) -> str:
+    """Return the sentence that says where else in a file raw counts seem to be, or nothing."""
+    for place, option, sample in source.elsewhere():
+        values = sample()
+        numbers = values.dtype.kind in "iuf" and values.size > 0
+        if numbers and np.all((values >= 0) & (values == np.floor(values))):
+            return f" Raw counts seem to be in {place}: {option}."
     return ""
 
 

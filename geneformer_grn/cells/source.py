@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -79,12 +79,13 @@ class CountSource:
         where = str(self.path or self.name)
         if self.matrix.shape != (len(self.obs), len(self.var)):
             raise ValueError(
-                f"{where} is damaged: {self.label} is {self.matrix.shape[0]:,} × {self.matrix.shape[1]:,}, but "
-                f"there are {len(self.obs):,} cells and {len(self.var):,} genes"
+                f"{where} is damaged: {self.label} is {self.matrix.shape[0]:,} × {self.matrix.shape[1]:,}, "
+                f"but there are {len(self.obs):,} cells and {len(self.var):,} genes"
             )
         if 0 in self.matrix.shape:
             raise ValueError(
-                f"{self.name} holds {len(self.obs)} cells and {len(self.var)} genes; nothing can be read from it"
+                f"{self.name} holds {len(self.obs)} cells and {len(self.var)} genes; nothing can be read "
+                "from it"
             )
         self.obs, self.var = (table.set_axis(table.index.astype(str)) for table in (self.obs, self.var))
 
@@ -123,8 +124,8 @@ class CountSource:
         Yields
         ------
         tuple
-            The block's first row, and ``(rows, n_genes)`` csr in the file's dtype (float16 as float32, bool as
-            uint8). Stored zeros, unsorted and repeated columns, NaN and negative values come as they are.
+            The block's first row, and ``(rows, n_genes)`` csr in the file's dtype (float16 as float32, bool
+            as uint8). Stored zeros, unsorted and repeated columns, NaN and negative values come as they are.
 
         Raises
         ------
@@ -163,7 +164,7 @@ class CountSource:
             return
         if np.any(np.diff(rows) <= 0):
             raise ValueError("chosen rows must ascend, each given once")
-        gaps = np.flatnonzero(np.diff(rows) > _NEAR_ROWS) + 1 if self.matrix.seekable else []
+        gaps: Any = np.flatnonzero(np.diff(rows) > _NEAR_ROWS) + 1 if self.matrix.seekable else []
         waiting: list[tuple[np.ndarray, sparse.csr_matrix]] = []
         stored = 0
         for run in np.split(rows, gaps):

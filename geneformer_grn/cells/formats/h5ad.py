@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from geneformer_grn.cells.formats.matrices import DenseRows, SparseRows, StoredMatrix, as_csr
-from geneformer_grn.cells.formats.transpose import SparseColumns
+from geneformer_grn.cells.formats.transpose import sparse_columns
 from geneformer_grn.cells.source import NOT_STATED, CountSource
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def open_h5ad(path: Path, layer: str | None) -> CountSource:
 
 
 def open_zarr(path: Path, layer: str | None) -> CountSource:
-    """Open an AnnData zarr store, a folder or a zip; see :func:`~geneformer_grn.cells.opening.open_source`."""
+    """Open an AnnData's zarr store, folder or zip; see :func:`~geneformer_grn.cells.opening.open_source`."""
     import zarr
 
     resources = ExitStack()
@@ -99,7 +98,7 @@ def _open_group(group: Any, path: Path, layer: str | None, *, kind: str, resourc
     with ExitStack() as undo:
         undo.enter_context(resources)
         places = _places(group)
-        label = _chosen(places, layer, str(path))
+        label = chosen_place(places, layer, str(path))
         node, table, _ = places[label]
         uns = group.get("uns", {})
         source = CountSource(
@@ -133,7 +132,14 @@ def _places(group: Any) -> dict[str, tuple[Any, str, str]]:
     return places
 
 
-def _chosen(places: dict[str, Any], layer: str | None, where: str) -> str:
+def chosen_place(places: dict[str, Any], layer: str | None, where: str) -> str:
+    """Return which of a file's matrices (``X``, ``layer 'name'``, ``raw``) a layer option means.
+
+    Raises
+    ------
+    ValueError
+        It is not there.
+    """
     named = [place.removeprefix("layer ").strip("'\"") for place in places if place != "X"]
     there = f"layers there: {', '.join(named)}" if named else "the file has no layers"
     if layer is None:
@@ -182,7 +188,7 @@ def stored_matrix(node: Any, what: str, resources: ExitStack) -> StoredMatrix:
         size = (int(shape[0]), int(shape[1]))
         if encoding.startswith("csr"):
             return SparseRows(*arrays, shape=size, what=what)
-        return SparseColumns(*arrays, shape=size, what=what, resources=resources)
+        return sparse_columns(*arrays, shape=size, what=what, resources=resources)
     if encoding != "array" or not hasattr(node, "dtype"):
         raise ValueError(f"{what} is stored as {encoding!r}: the file {NEWER_ANNDATA}")
     if len(node.shape) != 2:
@@ -207,7 +213,8 @@ def _read_table(group: Any, key: str) -> pd.DataFrame:
     for name in table.columns:
         if "uns" in group and f"{name}_categories" in group["uns"]:
             categories = _texts(np.atleast_1d(group["uns"][f"{name}_categories"][()]))
-            table[name] = pd.Categorical.from_codes(table[name].to_numpy(), categories=categories)
+            codes = table[name].to_numpy(dtype=np.int64)
+            table[name] = pd.Categorical.from_codes(codes, categories=pd.Index(categories))
     return table
 
 
@@ -229,7 +236,7 @@ def open_adata(adata: AnnData, layer: str | None) -> CountSource:
     """Open an AnnData in memory or backed, without changing or copying it."""
     places = _memory_places(adata)
     name = "the AnnData"
-    label = _chosen(places, layer, name)
+    label = chosen_place(places, layer, name)
     find, var, _ = places[label]
     resources = ExitStack()
     return CountSource(
@@ -259,6 +266,10 @@ def _memory_places(adata: AnnData) -> dict[str, tuple[Callable[[AnnData], Any], 
     if adata.raw is not None:
         places["raw"] = (lambda cells: cells.raw.X, adata.raw.var, "pass --layer raw")
     return places
+
+
+def _layer(name: str, adata: AnnData) -> Any:
+    return adata.layers[name]
 
 
 def _held_matrix(

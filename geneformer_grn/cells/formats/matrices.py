@@ -1,8 +1,8 @@
 """Stored matrices, read in blocks of rows: sparse by row, dense by row, dense by column.
 
-The arrays behind them may lie in HDF5, in zarr or in memory: all that is asked of them is a shape, a dtype and
-slices. A block is as large as the caller allows, so that memory does not grow with the file; every block is
-checked as it is read, because a damaged index would otherwise become a wrong gene.
+The arrays behind them may lie in HDF5, in zarr or in memory: all that is asked of them is a shape, a dtype
+and slices. A block is as large as the caller allows, so that memory does not grow with the file; every block
+is checked as it is read, because a damaged index would otherwise become a wrong gene.
 """
 
 from __future__ import annotations
@@ -94,10 +94,11 @@ def check_indices(indices: np.ndarray, n: int, what: str) -> None:
     ValueError
         An index is negative or too large.
     """
-    if len(indices) and not (0 <= int(indices.min()) and int(indices.max()) < n):
+    low, high = (int(indices.min()), int(indices.max())) if len(indices) else (0, 0)
+    if low < 0 or high >= max(n, 1):
         raise ValueError(
-            f"{what} is damaged: it holds the index {int(indices.max() if indices.min() >= 0 else indices.min())}"
-            f", where 0 to {n - 1:,} are possible. Write the file again"
+            f"{what} is damaged: it holds the index {low if low < 0 else high}, where 0 to {n - 1:,} are "
+            "possible. Write the file again"
         )
 
 
@@ -128,7 +129,8 @@ def check_sparse(data: Any, indices: Any, indptr: Any, *, n_major: int, what: st
         raise ValueError(f"{what} is damaged: data, indices and indptr of a sparse matrix have one dimension")
     if indptr.shape[0] != n_major + 1:
         raise ValueError(
-            f"{what} is damaged: its indptr has {indptr.shape[0]:,} entries where its shape needs {n_major + 1:,}"
+            f"{what} is damaged: its indptr has {indptr.shape[0]:,} entries where its shape needs "
+            f"{n_major + 1:,}"
         )
     first, last = int(indptr[:1][0]), int(indptr[-1:][0])
     if first != 0 or last != data.shape[0] or data.shape[0] != indices.shape[0]:
