@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from geneformer_grn.cells.masking import IGNORED
 
@@ -35,7 +36,8 @@ class PackedBatch:
     masked_index
         ``(M,)`` int64 positions in ``[0, T)`` whose label is asked for.
     cell_index
-        ``(N,)`` int64 row of each cell in its source; -1 for a cell that only keeps a process busy.
+        ``(N,)`` int64 row of each cell in its source; -1 for what is no cell: filling (see `fill`), or a cell
+        that only keeps a process busy.
     """
 
     input_ids: torch.Tensor
@@ -53,6 +55,11 @@ class PackedBatch:
     def n_tokens(self) -> int:
         """Number of tokens, `T`."""
         return int(self.input_ids.shape[1])
+
+    @property
+    def cell_lengths(self) -> torch.Tensor:
+        """Tokens of each real cell, int64; filling is left out."""
+        return self.cu_seqlens.diff()[self.cell_index >= 0].long()
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """Return the batch on `device`."""
@@ -114,6 +121,73 @@ def pack(
         masked_index=torch.from_numpy(np.flatnonzero(asked != IGNORED)),
         cell_index=torch.from_numpy(index),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchShape:
+    """The one shape of all batches of a run, so that a compiled step is compiled once.
+
+    Parameters
+    ----------
+    n_tokens
+        Length of the row, `T`.
+    n_cells
+        Segments of a batch.
+    n_masked
+        Entries of ``masked_index``.
+    max_seqlen
+        Longest segment.
+    """
+
+    n_tokens: int
+    n_cells: int
+    n_masked: int
+    max_seqlen: int
+
+
+def fill(batch: PackedBatch, shape: BatchShape, *, filler: int) -> PackedBatch:
+    """Bring a batch to a fixed shape without changing what its cells see or what is asked of them.
+
+    The row is filled with segments of `filler` tokens behind the cells, none longer than ``max_seqlen``;
+    ``cu_seqlens`` goes on repeating `T`, and ``masked_index`` is padded with -100. ``cell_index`` is -1 for
+    all that is no cell. A batch with more segments or masked positions than `shape` holds keeps its own
+    number of them: compiling once more is better than a wrong loss.
+
+    Parameters
+    ----------
+    batch
+        On the CPU.
+    shape
+        Sizes to fill up to.
+    filler
+        Token id of the filling.
+
+    Raises
+    ------
+    ValueError
+        The batch, or one of its cells, is longer than the shape.
+    """
+    if batch.n_tokens > shape.n_tokens or batch.max_seqlen > shape.max_seqlen:
+        raise ValueError(
+            f"a batch of {batch.n_tokens:,} tokens with a cell of {batch.max_seqlen:,} does not fit "
+            f"{shape.n_tokens:,} tokens with cells of at most {shape.max_seqlen:,}"
+        )
+    missing = shape.n_tokens - batch.n_tokens
+    ends = torch.arange(batch.n_tokens, shape.n_tokens, shape.max_seqlen, dtype=torch.int32)[1:]
+    n_repeats = max(int(missing > 0), shape.n_cells - len(batch) - len(ends))
+    boundaries = torch.cat([ends, ends.new_full((n_repeats,), shape.n_tokens)])
+    n_padding = max(0, shape.n_masked - len(batch.masked_index))
+    return PackedBatch(
+        input_ids=functional.pad(batch.input_ids, (0, missing), value=filler),
+        position_ids=torch.cat(
+            [batch.position_ids, torch.arange(missing)[None] % shape.max_seqlen], dim=1
+        ),
+        labels=functional.pad(batch.labels, (0, missing), value=IGNORED),
+        cu_seqlens=torch.cat([batch.cu_seqlens, boundaries]),
+        max_seqlen=shape.max_seqlen,
+        masked_index=functional.pad(batch.masked_index, (0, n_padding), value=IGNORED),
+        cell_index=functional.pad(batch.cell_index, (0, len(boundaries)), value=-1),
+    )  # fmt: skip
 
 
 def _joined(parts: Sequence[np.ndarray] | None, lengths: np.ndarray, name: str) -> np.ndarray | None:

@@ -9,6 +9,7 @@ import torch
 
 from geneformer_grn.cells.batches import (
     BatchSettings,
+    balanced_copies,
     crop,
     n_training_batches,
     plan_epoch,
@@ -116,3 +117,71 @@ def test_crop(tiny_vocabulary):
     ids = np.array([2, 7, 8, 9, 3], dtype=np.uint16)
     assert crop(ids, tiny_vocabulary, 4).tolist() == [2, 7, 8, 3]
     assert crop(ids, tiny_vocabulary, 5) is ids
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_static_batches_ask_the_same_in_one_shape(tiny_corpus, tiny_vocabulary, world_size):
+    static = replace(SETTINGS, static=True)
+    shapes = set()
+    for rank in range(world_size):
+        part = {"rank": rank, "world_size": world_size}
+        plain = batches(tiny_corpus, tiny_vocabulary, **part)
+        filled = batches(tiny_corpus, tiny_vocabulary, settings=static, **part)
+        for ours, theirs in zip(filled, plain, strict=True):
+            assert torch.equal(ours.input_ids[:, : theirs.n_tokens], theirs.input_ids)
+            assert torch.equal(ours.masked_index[: len(theirs.masked_index)], theirs.masked_index)
+            assert (ours.masked_index[len(theirs.masked_index) :] == -100).all()
+            assert ours.cell_lengths.tolist() == theirs.cell_lengths.tolist()
+            tensors = (ours.input_ids, ours.labels, ours.cu_seqlens, ours.masked_index, ours.cell_index)
+            shapes.add((*(tensor.shape for tensor in tensors), ours.max_seqlen))
+    assert len(shapes) == 1
+
+
+def test_a_curriculum_crops_the_cells_of_its_stages(tiny_corpus, tiny_vocabulary):
+    staged = replace(SETTINGS, stages=((0.5, 10), (1.25, 20)))
+    longest = []
+    for epoch in range(3):
+        made = batches(tiny_corpus, tiny_vocabulary, settings=staged, epoch=epoch)
+        seen = np.concatenate([batch.cell_index for batch in made])
+        np.testing.assert_array_equal(np.sort(seen), np.arange(80))
+        by_limit = {limit: sum(len(b) for b in made if b.max_seqlen <= limit) for limit in (10, 20, 48)}
+        longest.append([by_limit[limit] for limit in (10, 20, 48)])
+    assert longest == [[40, 80, 80], [0, 20, 80], [0, 0, 80]]
+
+
+def test_balanced_groups_come_as_often_as_asked():
+    groups = np.array(["a"] * 900 + ["b"] * 90 + [None] * 10, dtype=object)
+    np.testing.assert_allclose(balanced_copies(groups, evenness=0.0), 1.0)
+    copies = balanced_copies(groups, evenness=0.5)
+    roots = np.sqrt([900, 90, 10])
+    per_group = [copies[:900].sum(), copies[900:990].sum(), copies[990:].sum()]
+    np.testing.assert_allclose(per_group, 1000 * roots / roots.sum())
+    settings = BatchSettings(token_budget=5000, copies=balanced_copies(groups, evenness=1.0))
+    drawn = np.concatenate(
+        [np.concatenate(plan_epoch(np.full(1000, 10), settings, epoch=epoch)) for epoch in range(5)]
+    )
+    counts = np.bincount(np.digitize(drawn % 1000, [900, 990]), minlength=3) / 5
+    np.testing.assert_allclose(counts, 1000 / 3, rtol=0.05)
+    last = np.sort(drawn[drawn % 1000 == 999])
+    assert set(last // 1000) >= set(range(33)), "copies are numbered, so that each is masked anew"
+
+
+def test_copies_are_masked_each_in_its_own_way(tiny_corpus, tiny_vocabulary):
+    copies = np.zeros(80)
+    copies[7] = 3.0
+    made = batches(tiny_corpus, tiny_vocabulary, settings=replace(SETTINGS, copies=copies, token_budget=200))
+    (batch,) = made
+    assert batch.cell_index.tolist() == [7, 7, 7]
+    asked = [
+        batch.labels[0, s:e].tolist()
+        for s, e in zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True)
+    ]
+    assert len({tuple(labels) for labels in asked}) == 3
+
+
+@pytest.mark.parametrize("token_budget", [8_192, 65_536])
+def test_packing_wastes_less_than_three_percent_of_skewed_lengths(token_budget):
+    """Log-normal as genes a cell are (median 1,100), cropped at 2,048."""
+    lengths = np.minimum(np.random.default_rng(2).lognormal(7.0, 0.6, 20_000).astype(int) + 2, 2_048)
+    plan = plan_epoch(lengths, BatchSettings(token_budget=token_budget), epoch=0)
+    assert lengths.sum() / (len(plan) * token_budget) > 0.97

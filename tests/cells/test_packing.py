@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geneformer_grn.cells.packing import pack, plan_by_budget
+from geneformer_grn.cells.packing import BatchShape, fill, pack, plan_by_budget
 
 
 def test_pack_by_hand():
@@ -74,3 +74,47 @@ def test_plan_of_no_cells_and_without_budget():
     assert plan_by_budget([], 5) == []
     with pytest.raises(ValueError, match="at least 1"):
         plan_by_budget([3], 0)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    n_tokens=st.integers(72, 90),
+    n_cells=st.integers(1, 40),
+)
+@settings(deadline=None)
+def test_filling_changes_no_cell_and_gives_one_shape(lengths, n_tokens, n_cells):
+    cells = [np.arange(5, 5 + length) for length in lengths]
+    labels = [np.where(cell % 2, cell, -100) for cell in cells]
+    batch = pack(cells, labels=labels)
+    shape = BatchShape(n_tokens=n_tokens, n_cells=n_cells, n_masked=50, max_seqlen=10)
+    filled = fill(batch, shape, filler=0)
+    n_real = batch.n_tokens
+    for name in ("input_ids", "position_ids", "labels"):
+        assert getattr(filled, name).shape == (1, n_tokens)
+        assert torch.equal(getattr(filled, name)[:, :n_real], getattr(batch, name))
+    assert (filled.input_ids[:, n_real:] == 0).all()
+    assert (filled.labels[:, n_real:] == -100).all()
+    segments = filled.cu_seqlens.diff()
+    assert segments[: len(batch)].tolist() == lengths
+    assert (segments.min() >= 0, int(segments.max()) <= 10, int(filled.cu_seqlens[-1])) == (
+        True,
+        True,
+        n_tokens,
+    )
+    assert len(segments) == len(filled.cell_index) >= n_cells
+    if n_cells >= len(lengths) + 10:
+        assert len(segments) == n_cells
+    for left, right in zip(filled.cu_seqlens[:-1], filled.cu_seqlens[1:], strict=True):
+        assert filled.position_ids[0, left:right].tolist() == list(range(right - left))
+    assert filled.masked_index.tolist() == [*batch.masked_index.tolist()] + [-100] * (
+        50 - len(batch.masked_index)
+    )
+    assert filled.cell_lengths.tolist() == batch.cell_lengths.tolist() == lengths
+
+
+def test_a_batch_too_long_for_the_shape_is_refused():
+    shape = BatchShape(n_tokens=10, n_cells=4, n_masked=4, max_seqlen=6)
+    with pytest.raises(ValueError, match="does not fit 10 tokens"):
+        fill(pack([np.arange(6), np.arange(5)]), shape, filler=0)
+    with pytest.raises(ValueError, match="cell of 7"):
+        fill(pack([np.arange(7)]), shape, filler=0)
