@@ -1,11 +1,11 @@
 """Attention over packed cells: many cells of different lengths in one row, none of which sees another.
 
 Packing wastes no work on padding, but BERT cannot see it in ``position_ids``: without ``cu_seqlens`` cells
-would attend to each other in silence. So the function registered here refuses to run without it. On CUDA it
-is PyTorch's variable-length kernel (bf16/fp16); on CPU a loop of flash-attention calls over the cells,
-wrapped as one operator that ``torch.compile(fullgraph=True)`` sees through; elsewhere the same loop in plain
-PyTorch. None of the three has attention dropout, which is why packed training needs
-``attention_probs_dropout_prob = 0``.
+would attend to each other in silence. So the function registered here refuses to run without it. Which
+kernel runs is the choice of an :class:`~geneformer_grn.model.layout.AttentionLayout`; without one it is
+PyTorch's variable-length kernel on CUDA (bf16/fp16), on CPU a loop of flash-attention calls over the cells,
+wrapped as one operator that ``torch.compile(fullgraph=True)`` sees through, and elsewhere the same loop in
+plain PyTorch. None has attention dropout: packed training needs ``attention_probs_dropout_prob = 0``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
+
+from geneformer_grn.model.layout import AttentionLayout, attend_buckets, attend_flex
 
 PACKED_ATTENTION = (
     "geneformer_grn_packed"  # no "flash" in the name: transformers would look for a kernel on the hub
@@ -81,8 +83,8 @@ def attend_packed(
         Must be 0.
     **kwargs
         ``cu_seqlens`` ``(N+1,)`` int32, where cells start and end; repeated entries are empty cells.
-        ``max_seqlen`` int, at least the longest cell. Optionally ``capture`` (an `AttentionCapture`) with
-        ``layer_index``.
+        ``max_seqlen`` int, at least the longest cell. Optionally ``layout`` (an `AttentionLayout` of this
+        batch), and ``capture`` (an `AttentionCapture`) with ``layer_index``.
 
     Returns
     -------
@@ -115,20 +117,53 @@ def attend_packed(
         )
     if scaling is not None and not math.isclose(scaling, query.shape[-1] ** -0.5, rel_tol=1e-6):
         raise ValueError(f"packed attention scales by head_size**-0.5, the model asks for {scaling}")
+    if kwargs.get("capture") is not None:
+        q_thd, k_thd = query[0].transpose(0, 1), key[0].transpose(0, 1)
+        _capture_segments(kwargs["capture"], kwargs["layer_index"], q_thd, k_thd, cu_seqlens)
+    return attend_layout(query, key, value, cu_seqlens, max_seqlen, layout=kwargs.get("layout")), None
+
+
+def attend_layout(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    *,
+    layout: AttentionLayout | None,
+) -> Tensor:
+    """Return the attention output ``(1, T, H, D)`` of ``(1, H, T, D)`` inputs, by the kernel of `layout`.
+
+    Parameters
+    ----------
+    query, key, value
+        ``(1, H, T, D)``.
+    cu_seqlens, max_seqlen
+        As in `attend_packed`.
+    layout
+        Of this batch (`make_layout`). None: the variable-length kernel on CUDA in half precision, else
+        segments.
+    """
+    is_half = query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16)
+    kind = layout.kind if layout is not None else "varlen" if is_half else "segments"
+    if layout is not None and kind == "flex":
+        return attend_flex(query, key, value, layout).transpose(1, 2)
     # (1, H, T, D) is a transposed view of the contiguous (1, T, H, D): this undoes it without a copy.
     q_thd, k_thd, v_thd = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    if kwargs.get("capture") is not None:
-        _capture_segments(kwargs["capture"], kwargs["layer_index"], q_thd, k_thd, cu_seqlens)
-    if query.device.type == "cpu":
-        output_thd, _ = packed_attention_cpu(q_thd, k_thd, v_thd, cu_seqlens)
-    elif query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+    if layout is not None and kind == "buckets":
+        output_thd = attend_buckets(q_thd, k_thd, v_thd, layout)
+    elif kind == "varlen":
         from torch.nn.attention.varlen import varlen_attn
 
         # Positional only: the keywords differ between PyTorch versions.
-        output_thd = varlen_attn(q_thd, k_thd, v_thd, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+        output_thd = cast(
+            "Tensor", varlen_attn(q_thd, k_thd, v_thd, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+        )
+    elif query.device.type == "cpu":
+        output_thd, _ = packed_attention_cpu(q_thd, k_thd, v_thd, cu_seqlens)
     else:
         output_thd = _attend_segments(q_thd, k_thd, v_thd, cu_seqlens)
-    return output_thd.unsqueeze(0), None
+    return output_thd.unsqueeze(0)
 
 
 def _lse_dtype(query: Tensor) -> torch.dtype:

@@ -29,6 +29,7 @@ from geneformer_grn.model.checkpoint import (
     resolve_checkpoint,
     save_checkpoint,
 )
+from geneformer_grn.model.layout import AttentionLayout
 
 __all__ = [
     "Encoder",
@@ -136,6 +137,7 @@ def packed_states(
     *,
     n_layers: int | None = None,
     capture: AttentionCapture | None = None,
+    layout: AttentionLayout | None = None,
 ) -> Tensor:
     """Run packed cells through the embedding and the first `n_layers` layers, differentiably.
 
@@ -152,6 +154,8 @@ def packed_states(
         How many layers to run; all by default, 0 returns the embedding.
     capture
         Receives queries and keys of each layer that runs.
+    layout
+        Which attention runs, prepared for this batch (`layout.make_layout`); None: the device's usual one.
 
     Returns
     -------
@@ -179,6 +183,7 @@ def packed_states(
             max_seqlen=batch.max_seqlen,
             capture=capture,
             layer_index=layer_index,
+            layout=layout,
         )
     return states
 

@@ -15,9 +15,12 @@ from transformers import BertForMaskedLM
 from geneformer_grn.cells.batches import PackedBatch
 from geneformer_grn.cells.masking import IGNORED
 from geneformer_grn.model.encoder import masked_head, packed_states
+from geneformer_grn.model.layout import AttentionLayout
 
 
-def masked_language_loss(model: BertForMaskedLM, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+def masked_language_loss(
+    model: BertForMaskedLM, batch: PackedBatch, layout: AttentionLayout | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the summed cross-entropy of the masked genes and how many there are.
 
     Equals the sum that the full head gives at the same labels; nothing here waits for the device, and shapes
@@ -31,6 +34,8 @@ def masked_language_loss(model: BertForMaskedLM, batch: PackedBatch) -> tuple[Te
     batch
         ``masked_index`` ``(M,)`` int64 names the positions scored; entries of -100 pad it and are ignored,
         and so are positions whose label is -100.
+    layout
+        Which attention runs, prepared for this batch; None: the device's usual one.
 
     Returns
     -------
@@ -39,6 +44,6 @@ def masked_language_loss(model: BertForMaskedLM, batch: PackedBatch) -> tuple[Te
     """
     labels = batch.labels[0].index_select(0, batch.masked_index.clamp(min=0))
     labels = torch.where(batch.masked_index < 0, IGNORED, labels)
-    logits = masked_head(model, packed_states(model, batch), batch.masked_index)
+    logits = masked_head(model, packed_states(model, batch, layout=layout), batch.masked_index)
     loss = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
     return loss, (labels != IGNORED).sum()
