@@ -1,7 +1,7 @@
 """Is it the same cell? Found by its tokens, whatever the file, the name or the donor it came under.
 
-Every cell becomes one 64-bit number, and only cells of equal numbers are compared token by token: exact, at
-8 bytes a cell (and 16 while they are sorted), where a dictionary of token sequences would hold the corpus.
+Every cell becomes one 64-bit number, and only cells of equal numbers are compared token by token: exact, in
+tens of bytes a cell, where a dictionary of token sequences would hold the corpus.
 """
 
 from __future__ import annotations
@@ -74,23 +74,28 @@ def repeated_cells(corpora: Sequence[Corpus], labels: np.ndarray) -> np.ndarray:
     numpy.ndarray
         ``(r, 2)`` int64 cell numbers: the first such cell, and the repeat, whose label differs.
     """
+    n_cells = sum(len(corpus) for corpus in corpora)
     least = LEAST_GENES + corpora[0].vocabulary.n_wrapping
     compared = np.flatnonzero(np.concatenate([corpus.lengths for corpus in corpora]) > least)
-    hashes = np.concatenate([piece for corpus in corpora for piece in _hashes(corpus)])[compared]
+    hashes = np.empty(n_cells, dtype=np.uint64)
+    done = 0
+    for piece in _hashes(corpora):
+        hashes[done : done + len(piece)] = piece
+        done += len(piece)
+    hashes = hashes[compared]
     order = np.argsort(hashes, kind="stable")
     hashes = hashes[order]
-    cells = compared[order]
-    firsts = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]])[: len(hashes)])
-    if not len(firsts):
-        return np.empty((0, 2), dtype=np.int64)
-    sizes = np.diff(np.append(firsts, len(hashes)))
-    found = labels[cells]
-    mixed = np.minimum.reduceat(found, firsts) != np.maximum.reduceat(found, firsts)
+    equal = np.concatenate([[False], hashes[1:] == hashes[:-1], [False]])  # to the one before
+    firsts = np.flatnonzero(~equal[:-1] & equal[1:])
+    stops = np.flatnonzero(equal[:-1] & ~equal[1:]) + 1
     starts = np.cumsum([0, *(len(corpus) for corpus in corpora)])
     pairs: list[tuple[int, int]] = []
-    for first, size in zip(firsts[mixed].tolist(), sizes[mixed].tolist(), strict=True):
+    for first, stop in zip(firsts.tolist(), stops.tolist(), strict=True):
+        cells = compared[order[first:stop]]
+        if (labels[cells] == labels[cells[0]]).all():
+            continue
         same: dict[bytes, int] = {}
-        for cell in cells[first : first + size].tolist():
+        for cell in cells.tolist():
             where = int(np.searchsorted(starts, cell, side="right")) - 1
             tokens = corpora[where].cell(cell - int(starts[where])).tobytes()
             known = same.setdefault(tokens, cell)
@@ -99,8 +104,9 @@ def repeated_cells(corpora: Sequence[Corpus], labels: np.ndarray) -> np.ndarray:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def _hashes(corpus: Corpus) -> Iterator[np.ndarray]:
-    for chunk in corpus.table.column("input_ids").chunks:
+def _hashes(corpora: Sequence[Corpus]) -> Iterator[np.ndarray]:
+    chunks = (chunk for corpus in corpora for chunk in corpus.table.column("input_ids").chunks)
+    for chunk in chunks:
         for start in range(0, len(chunk), _CELLS_AT_ONCE):
             cells = chunk.slice(start, _CELLS_AT_ONCE)
             yield token_hashes(cells.flatten().to_numpy(), np.diff(cells.offsets.to_numpy()))

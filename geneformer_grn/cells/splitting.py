@@ -48,7 +48,7 @@ class _Plan:
 def split_corpus(path: Path | str, out: Path | str, settings: SplitSettings) -> dict[str, Corpus]:
     """Split a corpus into parts that share no group, each a corpus of its own; cells keep their order.
 
-    Needs about 40 bytes of memory a cell, and some record batches.
+    Needs about 60 bytes of memory a cell, and a record batch for each part.
 
     Parameters
     ----------

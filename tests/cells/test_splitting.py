@@ -168,9 +168,13 @@ def test_a_split_by_file_only_links(corpus, tmp_path):
     assert [entry["name"] for entry in parts["train"].manifest["files"]] == ["one.h5ad"]
 
 
-def test_many_record_batches(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("geneformer_grn.cells.corpus_files._BATCH_VALUES", 300)
+def test_many_record_batches(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("geneformer_grn.cells.shards._BATCH_VALUES", 300)
+    monkeypatch.setattr("geneformer_grn.cells.corpus_files._BATCH_VALUES", 600)
+    corpus = make({"one.h5ad": {"donor": ["D1", "D2", "D3", "D4"] * 10}})
+    assert max(map(len, corpus.values)) <= 300
     parts = split_corpus(corpus.path, tmp_path / "parts", SplitSettings(by="donor", fractions=HALVES))
+    assert 300 < max(len(values) for part in parts.values() for values in part.values) <= 600
     rejoined = split_corpus(
         parts["train"].path, tmp_path / "again", SplitSettings(by="donor", fractions={"a": 0.5, "b": 0.5})
     )
@@ -323,11 +327,14 @@ def test_no_move_and_no_swap_is_better(seed, shares):
     assert found <= best + 0.1 * sizes.sum()
 
 
-def test_parts_are_never_empty():
-    sizes = np.array([1000, 1, 1])
-    part = deal_groups(sizes, np.array([0.98, 0.01, 0.01]), fixed=np.zeros(3, dtype=np.int64), seed=0)
-    assert sorted(part) == [0, 1, 2]
-    assert part[0] == 0
+@pytest.mark.parametrize(
+    ("sizes", "shares"),
+    [([10, 10], [0.95, 0.05]), ([1000, 1, 1], [0.98, 0.01, 0.01]), ([9, 9, 9], [0.9, 0.05, 0.05])],
+)
+def test_no_part_is_empty_even_where_that_would_be_closer(sizes, shares):
+    fixed = np.zeros(len(shares), dtype=np.int64)
+    part = deal_groups(np.array(sizes), np.array(shares), fixed=fixed, seed=0)
+    assert sorted(part) == list(range(len(shares)))
 
 
 @settings(max_examples=30, deadline=None)
