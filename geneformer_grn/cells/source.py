@@ -126,6 +126,7 @@ class CountSource:
         tuple
             The block's first row, and ``(rows, n_genes)`` csr in the file's dtype (float16 as float32, bool
             as uint8). Stored zeros, unsorted and repeated columns, NaN and negative values come as they are.
+            A block of an AnnData in memory shares it: leave its arrays unchanged.
 
         Raises
         ------
@@ -196,7 +197,8 @@ class CountSource:
         import anndata
 
         parts = [block for _, block in self.blocks()]
-        matrix = sparse.csr_matrix(parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr"))
+        whole = parts[0].copy() if len(parts) == 1 else sparse.vstack(parts, format="csr")
+        matrix = sparse.csr_matrix(whole)
         return anndata.AnnData(X=matrix, obs=self.obs.copy(), var=self.var.copy())
 
     def close(self) -> None:

@@ -12,6 +12,9 @@ from geneformer_grn.cells.opening import (
     check_values,
     choose_matrix,
     identifier_candidates,
+    open_source,
+    raw_counts_elsewhere,
+    read_anndata,
     read_h5ad,
 )
 
@@ -153,3 +156,46 @@ def test_the_column_asked_for_is_the_only_one():
     assert names(var, "index") == ["var_names"]
     with pytest.raises(ValueError, match="no column 'gene'; columns there: symbol"):
         names(var, "gene")
+
+
+def test_read_anndata_reads_h5ad_whole_and_other_files_too(tmp_path, tiny_adata):
+    adata = tiny_adata.copy()
+    adata.layers["counts"] = adata.X.copy()
+    adata.uns["note"] = "kept"
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    assert read_anndata(tmp_path / "a.h5ad").uns["note"] == "kept"
+    table = pd.DataFrame(adata.X.toarray(), index=adata.obs_names, columns=adata.var_names).astype(int)
+    table.to_csv(tmp_path / "a.csv")
+    read = read_anndata(tmp_path / "a.csv")
+    assert (read.X != tiny_adata.X).nnz == 0
+    assert list(read.var_names) == list(adata.var_names)
+    assert list(read.obs_names) == list(adata.obs_names)
+
+
+def test_where_else_raw_counts_are(tmp_path, tiny_adata):
+    adata = tiny_adata.copy()
+    adata.layers["counts"] = adata.X.copy()
+    adata.layers["scaled"] = adata.X - 0.5 * (adata.X > 0)
+    adata.X = adata.X.log1p()
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    for where in (adata, tmp_path / "a.h5ad"):
+        with open_source(where) as source:
+            assert raw_counts_elsewhere(source) == (
+                " Raw counts seem to be in layer 'counts': pass --layer counts."
+            )
+        with open_source(where, layer="counts") as source:
+            assert raw_counts_elsewhere(source) == ""
+
+
+@pytest.mark.shared
+def test_every_shared_file_opens(shared_dir):
+    files = sorted((shared_dir / "data").rglob("*.h5ad"))
+    assert files
+    for path in files:
+        with open_source(path) as source:
+            adata = anndata.read_h5ad(path)
+            n = sum(block.nnz for _, block in source.blocks())
+            assert n == (adata.X.nnz if sparse.issparse(adata.X) else np.count_nonzero(adata.X))
+            assert source.obs.equals(adata.obs)
+            assert list(source.var.index) == list(adata.var_names)
+            assert source.stated["source"] == str(adata.uns.get("source") or "not stated")

@@ -96,8 +96,8 @@ def _tenx_or_not(path: Path, groups: list) -> str:
     held = sorted({key for group in groups for key in group}) if groups else []
     inside = f" (a group with {held[:6]})" if held else ""
     raise ValueError(
-        f"{path} is an HDF5 file, but neither .h5ad nor 10x nor loom{inside}. Read it with the tool that made "
-        "it and write it with AnnData.write_h5ad"
+        f"{path} is an HDF5 file, but neither .h5ad nor 10x nor loom{inside}. Read it with the tool that "
+        "made it and write it with AnnData.write_h5ad"
     )
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -258,13 +259,13 @@ def _memory_places(adata: AnnData) -> dict[str, tuple[Callable[[AnnData], Any], 
     places: dict[str, tuple[Callable[[AnnData], Any], pd.DataFrame, str]] = {}
     # Asking a view of a backed AnnData for X would read all of it.
     if adata.isbacked or adata.X is not None:
-        places["X"] = (lambda cells: cells.X, adata.var, "leave --layer out")
+        places["X"] = (attrgetter("X"), adata.var, "leave --layer out")
     for name in adata.layers:
         places[f"layer {name!r}"] = (
-            lambda cells, name=name: cells.layers[name], adata.var, f"pass --layer {name}",
+            partial(_layer, name), adata.var, f"pass --layer {name}",
         )  # fmt: skip
     if adata.raw is not None:
-        places["raw"] = (lambda cells: cells.raw.X, adata.raw.var, "pass --layer raw")
+        places["raw"] = (attrgetter("raw.X"), adata.raw.var, "pass --layer raw")
     return places
 
 

@@ -8,6 +8,7 @@ each value is the one that Python would read.
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,13 +96,14 @@ def parse(
     count, n_odd, n_lines = _parser()(
         np.frombuffer(text, np.uint8), ord(delimiter), named, keep_zeros, _POWERS, lines, fields, values, odd
     )
+    stops = re.compile(rb"[\n \t]" if delimiter == " " else rb"\n|" + re.escape(delimiter.encode()))
     for place, start in odd[:n_odd]:
-        word = text[start : start + 60].split(b"\n", 1)[0]
-        word = (word.split() if delimiter == " " else word.split(delimiter.encode()))[0].strip(b' \t\r"')
+        stop = next(found.start() for found in stops.finditer(text, start))
+        word = text[start:stop].strip(b' \t\r"')
         try:
             values[place] = float(word)
         except ValueError:
-            shown = word.decode("utf-8", "replace")
+            shown = word[:40].decode("utf-8", "replace")
             raise ValueError(
                 f"{path}: line {first_line + lines[place]:,}, column {fields[place] + 1 + named:,} holds "
                 f"{shown!r}, where a number is needed; keep one column or row of names, and counts"

@@ -1,8 +1,8 @@
 """Entries in any order, put in order of rows: partitioned into buckets of rows first, then bucket by bucket.
 
 Few entries stay in memory between the two steps, more go to temporary files (``TMPDIR``), about five bytes
-each: values are kept in the smallest type that holds them exactly. The rows of a bucket are few enough for the
-processor's caches, which makes two steps faster than one.
+each: values are kept in the smallest type that holds them exactly. The rows of a bucket are few enough for
+the processor's caches, which makes two steps faster than one.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class RowSorter:
         except OSError as error:
             raise ValueError(
                 f"no temporary files can be written in {folder} ({error.strerror or error}); a matrix that "
-                "is not stored by cell needs about 5 bytes there for each stored value. Set TMPDIR to a larger "
-                "disk"
+                "is not stored by cell needs about 5 bytes there for each stored value. Set TMPDIR to a "
+                "larger disk"
             ) from error
         self.held = 0
 

@@ -40,7 +40,9 @@ def cells(counts, genes):
     """An AnnData of the counts as csr float32."""
     return anndata.AnnData(
         X=sparse.csr_matrix(counts.astype(np.float32)),
-        obs=pd.DataFrame({"donor": pd.Categorical(["a", "b"] * 45)}, index=[f"cell{i}" for i in range(N_CELLS)]),
+        obs=pd.DataFrame(
+            {"donor": pd.Categorical(["a", "b"] * 45)}, index=[f"cell{i}" for i in range(N_CELLS)]
+        ),
         var=pd.DataFrame({"gene_symbol": genes[1]}, index=pd.Index(genes[0])),
     )
 
@@ -100,7 +102,10 @@ def write(counts, genes):
         with h5py.File(path, "w") as handle:
             handle.create_dataset("matrix", data=counts.T.astype(dtype), chunks=chunks)
             handle.create_dataset("layers/spliced", data=2 * counts.T, chunks=chunks)
-            handle["row_attrs/Accession"], handle["row_attrs/Gene"] = np.array(ids, "S"), np.array(symbols, "S")
+            handle["row_attrs/Accession"], handle["row_attrs/Gene"] = (
+                np.array(ids, "S"),
+                np.array(symbols, "S"),
+            )
             handle["col_attrs/CellID"] = np.array(barcodes, "S")
             handle["col_attrs/donor"] = np.array(["a", "b"] * 45, "S")
             handle["col_attrs/PCA"] = np.zeros((N_CELLS, 2))
@@ -122,7 +127,9 @@ def write(counts, genes):
         path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
         return path
 
-    return SimpleNamespace(tenx_v3=tenx_v3, tenx_v2=tenx_v2, mtx=mtx, loom=loom, text=text, mmwrite=io.mmwrite)
+    return SimpleNamespace(
+        tenx_v3=tenx_v3, tenx_v2=tenx_v2, mtx=mtx, loom=loom, text=text, mmwrite=io.mmwrite
+    )
 
 
 @pytest.fixture
