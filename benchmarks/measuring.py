@@ -36,15 +36,24 @@ def versions(*more: str) -> dict[str, str]:
 
 
 def timed_rounds(
-    contestants: Mapping[str, Callable[[Path], object]], folder: Path, *, repetitions: int, n_cells: int
+    contestants: Mapping[str, Callable[[Path], object]],
+    folder: Path,
+    *,
+    repetitions: int,
+    n_cells: int,
+    at_most_s: float | None = None,
 ) -> list[dict[str, Any]]:
     """Time every contestant once a repetition, each repetition starting with another one.
 
     A contestant is given a path in `folder` where nothing is yet; what it writes there is removed untimed.
+    After `at_most_s` seconds no further repetition begins.
     """
     names = list(contestants)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    begun = time.perf_counter()
     for repetition in range(repetitions):
+        if rows and at_most_s is not None and time.perf_counter() - begun > at_most_s:
+            break
         turn = repetition % len(names)
         for name in names[turn:] + names[:turn]:
             place = folder / f"{name}-{repetition}"

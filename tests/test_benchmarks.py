@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -61,3 +62,66 @@ def test_tokenise_refuses_no_cells(repository, tmp_path):
     assert done.returncode == 2
     assert "at least 1" in done.stderr
     assert not out.exists()
+
+
+def test_pretrain(run):
+    """A plain and a packed model of the same weights and cells: equal losses, and ratios as the rows say."""
+    result = run("pretrain", "--cells", "120", "--repetitions", "1", "--threads", "2", "--device", "cpu")
+    assert {"device", "versions", "conditions", "rows", "ratios", "data_path"} <= set(result)
+    rows = {row["name"]: row for row in result["rows"]}
+    assert len(rows) == len(result["rows"]) == 6
+    for order in ("random", "grouped"):
+        plain = rows[f"{order}_plain_fp32"]
+        for precision, tolerance in (("fp32", 1e-5), ("bf16", 1e-2)):
+            ours = rows[f"{order}_ours_{precision}"]
+            assert ours["loss"] == pytest.approx(plain["loss"], rel=tolerance)
+            by_hand = plain["seconds"] / ours["seconds"]
+            assert result["ratios"][f"{order}_{precision}"] == pytest.approx(by_hand)
+            tokens = result["conditions"][order]["tokens"]
+            assert ours["tokens_per_s"] == pytest.approx(tokens / ours["seconds"])
+    conditions = result["conditions"]
+    assert conditions["parameters"] == 10_288_722
+    assert conditions["dropout"] == conditions["attention_dropout"] == 0.0
+    assert conditions["random"]["real_share"] < conditions["grouped"]["real_share"] <= 1.0
+    assert conditions["grouped"]["real_share_of_epoch"] > 0.9
+    filled = result["data_path"]["filled"]
+    assert filled["8192"] > 0.9  # a larger budget than 120 cells have tokens stays half empty
+    assert all(0 < share <= 1.0 for share in filled.values())
+    assert 0 <= result["data_path"]["wait"]["share"] < 1
+
+
+@pytest.fixture
+def data_path(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    return pytest.importorskip("data_path")
+
+
+def test_grouped_batches_are_those_of_transformers(data_path):
+    """Both sort a permutation within 50 batches at a time, so batches hold neighbours in length."""
+    lengths = np.random.default_rng(0).integers(1, 2048, 1_300)
+    batches = data_path.plain_batches(lengths, 12, grouped=True, seed=0)
+    assert len(np.unique(batches)) == batches.size == 1_296
+    for span in (batches[:50], batches[50:100]):
+        assert (np.diff(lengths[span.ravel()]) <= 0).all()
+    shuffled = data_path.plain_batches(lengths, 12, grouped=False, seed=0)
+    assert lengths[shuffled].max(axis=1).mean() > 1.2 * lengths[batches].max(axis=1).mean()
+    assert (np.diff(lengths[shuffled], axis=1) <= 0).all()
+
+
+def test_drawn_lengths_follow_the_real_ones(data_path, repository):
+    real = json.loads((repository / "benchmarks" / "lengths.json").read_text())["quantiles"]
+    drawn = data_path.drawn_lengths(50_000, np.random.default_rng(0), longest=100_000)
+    for place in (10, 50, 90):
+        assert np.quantile(drawn, place / 100) == pytest.approx(real[place], rel=0.03)
+    assert data_path.drawn_lengths(1_000, np.random.default_rng(0), longest=512).max() == 512
+
+
+def test_cells_from_arrays(data_path, tmp_path):
+    np.save(tmp_path / "input_ids.npy", np.arange(2, 12, dtype=np.uint16))
+    np.save(tmp_path / "offsets.npy", np.array([0, 4, 10]))
+    cells = data_path.open_cells(corpus=None, arrays=tmp_path, setting="v1", n_cells=0, seed=0)
+    assert cells.lengths.tolist() == [4, 6]
+    assert cells.cell(1).tolist() == [6, 7, 8, 9, 10, 11]
+    np.save(tmp_path / "input_ids.npy", np.full(10, 65_000, dtype=np.uint16))
+    with pytest.raises(ValueError, match="below 25,426"):
+        data_path.open_cells(corpus=None, arrays=tmp_path, setting="v1", n_cells=0, seed=0)

@@ -2,8 +2,8 @@
 
 Memory counts what PyTorch's autograd keeps for the backward pass of a packed BERT, tensor by tensor, so
 that it can be checked against autograd itself (and is). Not counted: the allocator's own losses, CUDA's
-context and libraries (1 to 2 GB), communication buffers other than DDP's buckets. Hours follow from the arithmetic and an
-assumed share of the GPU's peak (MFU); the assumption is returned with them.
+context and libraries (1 to 2 GB), communication buffers other than DDP's buckets. Hours follow from the
+arithmetic and an assumed share of the GPU's peak (MFU); the assumption is returned with them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Dense peak of one H100 SXM in FLOP/s (NVIDIA's data sheet): matrix units in bf16; fp32 without TF32.
 H100_PEAK = {"bf16": 989.4e12, "fp32": 66.9e12}
 DEFAULT_MFU = 0.4
+REFERENCE_TOKENS = {"v1": 25_426, "v2": 20_275}  # sizes of the reference's two vocabularies
 
 
 def n_parameters(model: ModelSection, n_tokens: int, n_positions: int) -> int:

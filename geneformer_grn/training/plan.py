@@ -13,10 +13,8 @@ import numpy as np
 from geneformer_grn.cells.batches import BatchSettings, n_training_batches, plan_epoch
 from geneformer_grn.genes.vocabulary import MAX_LENGTH, GeneVocabulary, resolve_vocabulary
 from geneformer_grn.training.config import PretrainConfig
-from geneformer_grn.training.cost import n_parameters, operations_per_token
+from geneformer_grn.training.cost import REFERENCE_TOKENS, n_parameters, operations_per_token
 
-# Tokens of the reference's two vocabularies; our own is counted.
-REFERENCE_TOKENS = {"v1": 25_426, "v2": 20_275}
 # Spread of the stated lengths. Seven tenths of 18,523 cells of 18 public data sets lie within a factor of
 # exp(0.53) of their median.
 LENGTH_SIGMA = 0.53
