@@ -8,13 +8,12 @@ merged in. Both ways give the order of ``float64(count) / float64(median)``, tie
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numba.core import types
-from numba.extending import intrinsic
 
 from geneformer_grn.cells.radix import compiled, new_spare, sort_cell
+from geneformer_grn.cells.row_kernels import ascends, ones, trailing_zeros
 
 SLACK = 64  # tokens that may be written behind those of a cropped cell
 SKIPPED, ASIDE = 0, 1  # the entries of `Table.places` of columns that are unknown, or not in the table
@@ -22,33 +21,12 @@ _INFINITY = np.uint64(0x7FF0000000000000)  # as float64: above every finite rati
 _ONE, _NONE = np.uint64(1), np.uint64(0)
 
 
-class Rows(NamedTuple):
-    """Rows of a file: values float32 or float64, columns int32, ``(n+1,)`` int64 offsets from 0."""
-
-    data: np.ndarray
-    indices: np.ndarray
-    offsets: np.ndarray
-
-
-class Columns(NamedTuple):
-    """What the columns of a file mean.
-
-    `tokens` ``(n_columns,)`` int32, -1 where unknown; `shared` ``(n_columns,)`` bool, several columns have
-    this token; `column_of` ``(V,)`` int32, a column of each token; `medians` ``(V,)`` float64.
-    """
-
-    tokens: np.ndarray
-    shared: np.ndarray
-    column_of: np.ndarray
-    medians: np.ndarray
-
-
 class Table(NamedTuple):
     """The order of small counts: count c of a column has the place ``places[base[column] + c]``.
 
-    `base` ``(n_columns,)`` int32; `limit` ``(n_columns,)`` float32, the first count that is not in the table;
+    `base` ``(n_columns,)`` uint32; `limit` ``(n_columns,)`` float32, the first count that the table lacks;
     `places` uint32, ``n_places`` where nothing is to be ranked, the largest uint32 where the table does not
-    say; `tokens` uint16 by place, padded by 64; `keys` ``(n_places,)`` uint64 by place, ascending.
+    say; `tokens` uint16 by place, padded by 128; `keys` ``(n_places,)`` uint64 by place, ascending.
     """
 
     base: np.ndarray
@@ -78,37 +56,6 @@ class Aside(NamedTuple):
     touched: np.ndarray
 
 
-def _trailing_zeros(_, word):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return how many low bits of a 64-bit word are 0; 64 for 0."""
-
-    def codegen(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], context.get_constant(types.boolean, False))  # noqa: FBT003
-
-    return types.uint64(types.uint64), codegen
-
-
-trailing_zeros: Any = intrinsic(_trailing_zeros)
-
-
-def _ascends(indices, n_columns):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return whether columns ascend strictly, so that none stands twice; refuse those that do not exist."""
-    descents = 0
-    for index in range(1, len(indices)):
-        descents += indices[index] <= indices[index - 1]
-    low = indices[0] if len(indices) else 0
-    high = indices[-1] if len(indices) else 0
-    if descents:
-        for column in indices:
-            low = min(low, column)
-            high = max(high, column)
-    if low < 0 or (high >= n_columns and len(indices)):
-        raise ValueError("a row of the matrix has a column number outside of the matrix; it is damaged")
-    return descents == 0
-
-
-ascends = compiled(_ascends)
-
-
 def _put_aside(aside, token, value, median, n_aside):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Keep a gene for sorting; its key ascends as the float64 ratio descends."""
     aside.keys[n_aside] = _INFINITY - np.float64(np.float64(value) / median).view(np.uint64)
@@ -136,7 +83,7 @@ def _gather(data, indices, columns, table, bits, aside):  # type: ignore[no-unty
     total, known = 0.0, 0.0
     n_places = np.uint32(len(table.keys))
     for index in range(len(data)):
-        value, column = data[index], indices[index]
+        value, column = data[index], np.uint32(indices[index])  # unsigned: no test for places from the end
         base, limit = table.base[column], table.limit[column]
         total += value
         if base > SKIPPED:
@@ -145,7 +92,7 @@ def _gather(data, indices, columns, table, bits, aside):  # type: ignore[no-unty
         small = value if value > 0 else np.float32(0)
         small = small if small < limit else limit
         count = np.int32(small)
-        place = table.places[base + count]
+        place = table.places[base + np.uint32(count)]
         if place <= n_places and small == count:
             bits[place >> np.uint32(6)] |= _ONE << np.uint64(place & np.uint32(63))
             n_bits += place < n_places
@@ -166,7 +113,7 @@ def _gather_any(data, indices, columns, aside):  # type: ignore[no-untyped-def] 
     n_touched = 0
     total, known = 0.0, 0.0
     for index in range(len(data)):
-        value, token = data[index], columns.tokens[indices[index]]
+        value, token = data[index], columns.tokens[np.uint32(indices[index])]
         total += value
         if token >= 0:
             known += value
@@ -189,7 +136,7 @@ def _settle(aside, n_touched, columns, table, bits, n_aside):  # type: ignore[no
         limit = table.limit[column]
         small = value if value < limit else limit
         count = np.int32(small)
-        place = table.places[table.base[column] + count]
+        place = table.places[table.base[column] + np.uint32(count)]
         if place < n_places and small == count:
             bits[place >> np.uint32(6)] |= _ONE << np.uint64(place & np.uint32(63))
             n_bits += 1
@@ -201,29 +148,35 @@ def _settle(aside, n_touched, columns, table, bits, n_aside):  # type: ignore[no
 settle = compiled(_settle)
 
 
-def _places_before(table, key, token, first):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return how many places come before a ratio's key, equal ones by token; at least `first` do."""
-    last = len(table.keys)
-    while first < last:
-        middle = (first + last) >> 1
-        here = table.keys[middle]
-        if here < key or (here == key and table.tokens[middle] < token):
-            first = middle + 1
-        else:
-            last = middle
-    return first
+def _places_before(table, key, token):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return how many places come before a ratio's key, equal ones by token: a bisection without branches."""
+    before, left = 0, len(table.keys)
+    while left > 0:
+        half = (left + 1) >> 1
+        here = table.keys[before + half - 1]
+        less = (here < key) | ((here == key) & (table.tokens[before + half - 1] < token))
+        before += half if less else 0
+        left -= half
+    return before
 
 
 places_before = compiled(_places_before)
 
 
-def _emit_word(word, base, tokens, out, n):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write the tokens of the bits of one word; return where the next goes."""
-    while word:
-        out[n] = tokens[base + trailing_zeros(word)]
-        word &= word - _ONE
-        n += 1
-    return n
+def _emit_word(word, first, tokens, out, n):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the tokens of the bits of one word, and some behind them; return where the next word's go.
+
+    Writing four at a time, needed or not, costs less than a branch that is guessed wrong for every word.
+    """
+    base, here = np.uint64(first), np.uint64(n)
+    stop = here + ones(word)
+    while True:
+        for step in range(4):
+            out[here + np.uint64(step)] = tokens[base + trailing_zeros(word)]
+            word &= word - _ONE
+        if word == _NONE:
+            return np.int64(stop)
+        here += np.uint64(4)
 
 
 emit_word = compiled(_emit_word)
@@ -233,10 +186,9 @@ def _emit(bits, table, aside, n_aside, out, room):  # type: ignore[no-untyped-de
     """Write a cell's tokens in order, at most `room` and up to 64 behind them; clear the bits."""
     n, word = 0, 0
     last_word = len(table.keys) >> 6
-    first = 0
     for index in range(n_aside):
         key, token = aside.keys[index], aside.tokens[index]
-        first = places_before(table, key, token, first)
+        first = places_before(table, key, token)
         while word < first >> 6 and n < room:
             n = emit_word(bits[word], word << 6, table.tokens, out, n)
             bits[word] = _NONE
@@ -274,7 +226,7 @@ keep_counts = compiled(_keep_counts)
 
 
 def _rank_rows(rows, columns, table, longest, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Rank each row; `out` has room for all their tokens and for `SLACK` more. Return genes ranked by sorting."""
+    """Rank each row; `out` has room for their tokens and `SLACK` more. Return the genes put aside."""
     most = 0
     for row in range(len(rows.offsets) - 1):
         most = max(most, rows.offsets[row + 1] - rows.offsets[row])
@@ -318,75 +270,3 @@ def _rank_rows(rows, columns, table, longest, out):  # type: ignore[no-untyped-d
 
 
 rank_rows = compiled(_rank_rows)
-
-
-def _known_rows(rows, columns, data_out, columns_out, ends, totals):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write each row's sums by `columns.tokens`, ascending, without zeros."""
-    sums = np.zeros(len(columns.medians))
-    bits = np.zeros((len(sums) >> 6) + 1, dtype=np.uint64)
-    end = 0
-    for row in range(len(rows.offsets) - 1):
-        ascends(rows.indices[rows.offsets[row] : rows.offsets[row + 1]], len(columns.tokens))
-        total = 0.0
-        for index in range(rows.offsets[row], rows.offsets[row + 1]):
-            token = columns.tokens[rows.indices[index]]
-            total += rows.data[index]
-            if token >= 0:
-                sums[token] += rows.data[index]
-                bits[token >> 6] |= _ONE << np.uint64(token & 63)
-        for place in range(len(bits)):
-            word = bits[place]
-            bits[place] = _NONE
-            while word:
-                token = (place << 6) + np.int64(trailing_zeros(word))
-                word &= word - _ONE
-                if sums[token] != 0:
-                    data_out[end] = sums[token]
-                    columns_out[end] = token
-                    sums[token] = 0.0
-                    end += 1
-        ends[row] = end
-        totals[row] = total
-
-
-known_rows = compiled(_known_rows)
-
-
-def _inspect(data):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return the least and the largest value, how many are not finite, and where the first fraction is."""
-    low, high = np.inf, -np.inf
-    n_wrong, fraction = 0, -1
-    for index in range(len(data)):
-        value = data[index]
-        if not np.isfinite(value):
-            n_wrong += 1
-        elif fraction < 0 and value != np.floor(value):
-            fraction = index
-        if value < low:
-            low = value
-        if value > high:
-            high = value
-    return low, high, n_wrong, fraction
-
-
-inspect = compiled(_inspect)
-
-
-def _wrap_rows(tokens, offsets, room, lead, last, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write each row cropped to `room`, between `lead` and `last` where those are not negative."""
-    end = 0
-    for row in range(len(offsets) - 1):
-        start = offsets[row]
-        stop = min(offsets[row + 1], start + room)
-        if lead >= 0:
-            out[end] = lead
-            end += 1
-        for index in range(start, stop):
-            out[end + index - start] = tokens[index]
-        end += stop - start
-        if last >= 0:
-            out[end] = last
-            end += 1
-
-
-wrap_rows = compiled(_wrap_rows)

@@ -8,34 +8,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from geneformer_grn.cells.rank_kernels import ASIDE, SKIPPED, Columns, Table
+from geneformer_grn.cells.rank_kernels import ASIDE, SKIPPED, Table
+from geneformer_grn.cells.row_kernels import Columns, Rows, largest_counts
 
-_LARGEST = 64  # counts of one gene in the table: more would spread each cell's bits thinner than they gain
+_LARGEST = 128  # counts of one gene in the table: more would spread each cell's bits thinner than they gain
 _ELSEWHERE = np.uint32(0xFFFFFFFF)
 
 
 def plain_table(columns: Columns) -> Table:
     """Return the table that holds nothing: every gene is sorted."""
     return Table(
-        base=np.where(columns.tokens >= 0, ASIDE, SKIPPED).astype(np.int32),
+        base=np.where(columns.tokens >= 0, ASIDE, SKIPPED).astype(np.uint32),
         limit=np.zeros(len(columns.tokens), dtype=np.float32),
         places=np.array([0, _ELSEWHERE], dtype=np.uint32),
-        tokens=np.zeros(64, dtype=np.uint16),
+        tokens=np.zeros(128, dtype=np.uint16),
         keys=np.empty(0, dtype=np.uint64),
     )
 
 
-def largest_counts(data: np.ndarray, indices: np.ndarray, columns: Columns) -> np.ndarray:
-    """Return, ``(n_columns,)`` int64, the largest count of each column that is worth a place; 0: none is.
-
-    Whole numbers up to 64 of a column that is a gene's only one are.
-    """
-    counts = data.astype(np.float64)
-    small = (counts > 0) & (counts <= _LARGEST) & (counts == np.floor(counts))
-    small &= (columns.tokens[indices] >= 0) & ~columns.shared[indices]
-    largest = np.zeros(len(columns.tokens), dtype=np.int64)
-    np.maximum.at(largest, indices[small], counts[small].astype(np.int64))
-    return largest
+def note_counts(rows: Rows, columns: Columns, largest: np.ndarray) -> None:
+    """Raise `largest`, ``(n_columns,)`` int64, to the largest count of each column that is worth a place."""
+    largest_counts(rows.data, rows.indices, columns, _LARGEST, largest)
 
 
 def build_table(largest: np.ndarray, columns: Columns) -> Table:
@@ -60,9 +53,9 @@ def build_table(largest: np.ndarray, columns: Columns) -> Table:
     places[base[column[order]] + counts[order]] = np.arange(len(order), dtype=np.uint32)
     infinity = np.array(np.inf).view(np.uint64)
     return Table(
-        base=base.astype(np.int32),
+        base=base.astype(np.uint32),
         limit=np.where(within, largest + 1, 0).astype(np.float32),
         places=places,
-        tokens=np.concatenate([tokens[order], np.zeros(64)]).astype(np.uint16),
+        tokens=np.concatenate([tokens[order], np.zeros(128)]).astype(np.uint16),
         keys=infinity - ratios[order].view(np.uint64),
     )

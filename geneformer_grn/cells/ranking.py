@@ -133,7 +133,7 @@ def model_inputs(
     ValueError
         `max_length` leaves no room for a gene.
     """
-    from geneformer_grn.cells.rank_kernels import wrap_rows  # numba loads on first use only
+    from geneformer_grn.cells.row_kernels import wrap_rows  # numba loads on first use only
 
     room = _room(vocabulary, max_length)
     lengths = np.minimum(np.diff(offsets), room) + vocabulary.n_wrapping

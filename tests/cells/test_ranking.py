@@ -58,7 +58,7 @@ def test_ranks_equal_brute_force(tiny_vocabulary, n_cells, n_genes, largest, dty
 def test_blocks_of_cells_change_nothing(tiny_adata, tiny_vocabulary, monkeypatch):
     counts = read_counts(tiny_adata, tiny_vocabulary)
     whole = rank_cells(counts, tiny_vocabulary)
-    monkeypatch.setattr("geneformer_grn.cells.ranker._RANGE_VALUES", 100)
+    monkeypatch.setattr("geneformer_grn.cells.row_ranges._RANGE_VALUES", 100)
     np.testing.assert_array_equal(rank_cells(counts, tiny_vocabulary).tokens, whole.tokens)
     np.testing.assert_array_equal(whole.n_counts, counts.n_counts)
 
