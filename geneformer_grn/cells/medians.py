@@ -1,116 +1,149 @@
-"""A new vocabulary from count files: the genes they hold, and each gene's exact non-zero median.
+"""Exact non-zero medians of more values than memory holds.
 
-Medians are exact and not sketched: the order of a cell's genes hangs on their last bits. The values are kept
-by gene, 8 bytes per non-zero count over all files (30 M counts: 240 MB), and never copied as a whole; files
-are opened one at a time.
+Medians are exact and not sketched: the order of a cell's genes hangs on their last bits. Few values (30 M by
+default: 240 MB) are collected and sorted. More are counted, pass after pass over the files, as a radix sort
+would: positive doubles order as their bits do, so a histogram over a range of bit patterns says in which bin
+a gene's middle values lie, and the next pass divides that bin. Once few enough values are left in the bins of
+all genes, one last pass collects these; at the latest all 64 bits are known. What comes out has the bits of
+``numpy.median`` over all values: the bound on the error is 0. Histograms of files add up in any order and are
+whole numbers, so files may be counted on any number of machines. The price is that files are read several
+times; the memory of a pass is bounded by that of its bins (400 MB) or of its values (16 bytes each).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 from scipy import sparse
 
-from geneformer_grn._runtime import logger, progress, sha256_file
-from geneformer_grn.cells.counts import ReadSettings, read_counts
-from geneformer_grn.cells.opening import choose_matrix, identifier_candidates, read_h5ad
-from geneformer_grn.genes.mapping import map_to_table
-from geneformer_grn.genes.table import load_gene_table
-from geneformer_grn.genes.vocabulary import (
-    MAX_LENGTH,
-    SPECIAL_TOKENS,
-    TARGET_SUM,
-    GeneVocabulary,
-    Setting,
-)  # fmt: skip
+MOST_VALUES = 30_000_000  # collected at once; a file's own part takes as much again while it is read
+_HISTOGRAM_BYTES = 400_000_000
+_MOST_BITS = 11
 
-if TYPE_CHECKING:
-    from anndata import AnnData
+# The first pass has four bins for every power of two from 2^-32 to 2^32; the outermost hold all beyond.
+_FIRST_LOW, _FIRST_SHIFT, _FIRST_BITS = np.uint64((1023 - 32) << 52), 50, 8
+_INFINITY = np.uint64(0x7FF0000000000000)
 
-_MOST_TOKENS = np.iinfo(np.uint16).max + 1
+Kind = Literal["count", "refine", "collect"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class VocabularySettings:
-    """How a vocabulary is built.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Search:
+    """What one pass over the files asks of every value, and what earlier passes found.
+
+    A *track* is a range of bit patterns of one gene's values in which one of its middle values lies, or both.
 
     Parameters
     ----------
-    setting
-        Special tokens, crop: ``v1``, ``v2`` or ``default``.
-    min_cells
-        A gene needs a count in at least this many cells of all files together.
-    max_genes
-        Keep at most this many genes, those seen in most cells; None: all.
-    biotypes
-        Keep genes of these GENCODE biotypes; empty: of all.
-    target_sum
-        Counts that a cell is scaled to before medians are taken.
-    max_length
-        Longest model input, special tokens included; None: the setting's own.
-    read
-        How the files are read. Empty cells are always left out: they have no part in a median.
+    kind
+        ``count`` (first pass), ``refine`` or ``collect``.
+    n
+        ``(n_genes,)`` int64 values of each gene; 0 where not known yet, or where the gene is left out.
+    found
+        ``(n_genes, 2)`` uint64 bits of the lower and the upper middle value; 0 where not known yet.
+    track_of
+        ``(n_genes, 2)`` int32 track of the lower and of the upper middle value; -1: none. The second is -1,
+        too, where both are in the first.
+    low, high
+        ``(T,)`` uint64, the ends of the tracks, both included.
+    below
+        ``(T,)`` int64, values of the gene that are smaller than `low`.
     """
 
-    setting: Setting = "default"
-    min_cells: int = 10
-    max_genes: int | None = None
-    biotypes: tuple[str, ...] = ()
-    target_sum: float = TARGET_SUM
-    max_length: int | None = None
-    read: ReadSettings = field(default_factory=ReadSettings)
-
-    def __post_init__(self) -> None:
-        if self.setting not in SPECIAL_TOKENS:
-            raise ValueError(f"setting {self.setting!r} is unknown; use {', '.join(SPECIAL_TOKENS)}")
-        if self.min_cells < 1:
-            raise ValueError(
-                f"min_cells is {self.min_cells}; a gene without a cell has no median, so at least 1"
-            )
-        if self.max_genes is not None and self.max_genes < 1:
-            raise ValueError(f"max_genes is {self.max_genes}; it must be at least 1")
-        if self.max_length is not None and self.max_length < 4:
-            raise ValueError(f"max_length is {self.max_length}; it must be at least 4")
-        if not self.target_sum > 0:
-            raise ValueError(f"target_sum is {self.target_sum}; it must be positive")
-        known = set(load_gene_table().biotype_of.values()) - {""}
-        unknown = sorted(set(self.biotypes) - known)
-        if unknown:
-            raise ValueError(f"unknown biotype(s) {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-
-
-class NonZeroMedians:
-    """Non-zero medians of ``count / n_counts * target_sum`` over blocks of cells, exact.
-
-    Parameters
-    ----------
-    n_genes
-        Number of genes; the medians come out in this order.
-    target_sum
-        Counts that a cell is scaled to.
-    """
-
-    def __init__(self, n_genes: int, *, target_sum: float = TARGET_SUM) -> None:
-        self._target_sum = target_sum
-        self._n_cells = np.zeros(n_genes, dtype=np.int64)
-        self._blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    kind: Kind
+    n: np.ndarray
+    found: np.ndarray
+    track_of: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    below: np.ndarray
 
     @property
-    def n_cells(self) -> np.ndarray:
-        """``(n_genes,)`` int64; in how many cells each gene was seen."""
-        return self._n_cells.copy()
+    def n_tracks(self) -> int:
+        """Number of tracks."""
+        return len(self.low)
 
-    def update(self, matrix: sparse.csr_matrix, n_counts: np.ndarray, genes: np.ndarray) -> None:
+    @property
+    def bits(self) -> int:
+        """Logarithm of the bins of a track; chosen so that all bins fit in 400 MB (12 bytes each)."""
+        if self.kind == "count":
+            return _FIRST_BITS
+        return max(1, min(_MOST_BITS, int(np.log2(_HISTOGRAM_BYTES / 12 / max(self.n_tracks, 1)))))
+
+    @property
+    def shift(self) -> np.ndarray:
+        """``(T,)`` uint64: bin = (bits of the value - low) >> shift."""
+        if self.kind == "count":
+            return np.full(self.n_tracks, _FIRST_SHIFT, dtype=np.uint64)
+        span, shift = self.high - self.low, np.zeros(self.n_tracks, dtype=np.uint64)
+        while len(wide := np.flatnonzero((span >> shift) >> np.uint64(self.bits))):
+            shift[wide] += np.uint64(1)
+        return shift
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every median is known."""
+        return self.kind != "count" and self.n_tracks == 0
+
+    def medians(self) -> np.ndarray:
+        """Return the medians of a finished search, ``(n_genes,)`` float64; NaN for genes without values."""
+        lower, upper = self.found.view(np.float64).T
+        with np.errstate(invalid="ignore"):
+            middle = np.where(self.n % 2 == 1, lower, (lower + upper) / 2)
+        return np.where(self.n > 0, middle, np.nan)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return everything as arrays, for ``numpy.savez``."""
+        return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Search:
+        """Return what :meth:`arrays` came from."""
+        values = {field.name: arrays[field.name] for field in fields(cls)}
+        return cls(**{**values, "kind": str(values["kind"])})  # type: ignore[arg-type]
+
+
+def new_search(n_genes: int, *, collect: bool) -> Search:
+    """Return the first pass's question: collect all values, or count them."""
+    one_each = np.full((n_genes, 2), -1, dtype=np.int32)
+    one_each[:, 0] = np.arange(n_genes)
+    return Search(
+        kind="collect" if collect else "count",
+        n=np.zeros(n_genes, dtype=np.int64), found=np.zeros((n_genes, 2), dtype=np.uint64), track_of=one_each,
+        low=np.full(n_genes, 0 if collect else _FIRST_LOW, dtype=np.uint64),
+        high=np.full(n_genes, _INFINITY, dtype=np.uint64), below=np.zeros(n_genes, dtype=np.int64),
+    )  # fmt: skip
+
+
+class Tally:
+    """The answer to a search of some blocks of cells, in the memory that one pass may take.
+
+    Parameters
+    ----------
+    search
+        The question.
+    target_sum
+        Counts that a cell is scaled to: values are ``count / n_counts * target_sum`` in float64.
+    """
+
+    def __init__(self, search: Search, target_sum: float) -> None:
+        self._search, self._target_sum = search, float(target_sum)
+        self._bits = search.bits
+        collect = search.kind == "collect"
+        self._shift = np.empty(0, dtype=np.uint64) if collect else search.shift
+        self._histogram = np.zeros(0 if collect else search.n_tracks << self._bits, dtype=np.uint32)
+        self._collected: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, matrix: sparse.csr_matrix, n_counts: np.ndarray, genes: np.ndarray) -> None:
         """Add a block of cells.
 
         Parameters
         ----------
         matrix
-            ``(n, n_columns)`` csr, counts of one gene a column.
+            ``(n, n_columns)`` csr, counts of one gene a column; stored zeros are no values.
         n_counts
             ``(n,)`` total counts of each cell.
         genes
@@ -119,176 +152,132 @@ class NonZeroMedians:
         Raises
         ------
         ValueError
-            A cell has no positive total, or a gene has two columns.
+            A cell with counts has no positive total, or a gene has two columns.
         """
+        genes = np.asarray(genes, dtype=np.int32)
+        n_counts = np.asarray(n_counts, dtype=np.float64)
         if len(np.unique(genes)) != len(genes):
             raise ValueError("two columns hold the same gene; add them up before taking medians")
-        if not np.all(n_counts > 0):
-            raise ValueError(f"{int(np.sum(~(n_counts > 0)))} cells have no positive total count")
-        totals = np.repeat(np.asarray(n_counts, dtype=np.float64), np.diff(matrix.indptr))
-        scaled = matrix.data.astype(np.float64) / totals * self._target_sum
-        by_gene = sparse.csr_matrix((scaled, matrix.indices, matrix.indptr), shape=matrix.shape).tocsc()
-        by_gene.eliminate_zeros()
-        column_of = np.full(len(self._n_cells), -1, dtype=np.int32)
-        column_of[genes] = np.arange(len(genes), dtype=np.int32)
-        self._n_cells[genes] += np.diff(by_gene.indptr)
-        self._blocks.append((by_gene.data, by_gene.indptr, column_of))
+        if n_wrong := int((~(n_counts > 0) & (np.diff(matrix.indptr) > 0)).sum()):
+            raise ValueError(f"{n_wrong} cells have no positive total count")
+        from geneformer_grn.cells.median_kernels import collect_values, count_values  # numba, on first use
 
-    def result(self) -> np.ndarray:
-        """Return the medians, ``(n_genes,)`` float64, NaN for genes never seen."""
-        medians = np.full(len(self._n_cells), np.nan)
-        for gene in np.flatnonzero(self._n_cells):
-            parts = [
-                values[starts[column_of[gene]] : starts[column_of[gene] + 1]]
-                for values, starts, column_of in self._blocks
-                if column_of[gene] >= 0
-            ]
-            medians[gene] = np.median(np.concatenate(parts))
-        return medians
+        cells = (matrix.data, matrix.indices, matrix.indptr.astype(np.int64), n_counts, self._target_sum)
+        search = self._search
+        tracks = (genes, search.track_of, search.low, search.high)
+        if search.kind != "collect":
+            count_values(*cells, *tracks, self._shift, self._bits, search.kind == "count", self._histogram)
+            return
+        lengths = np.zeros(search.n_tracks, dtype=np.uint32)
+        collect_values(*cells, *tracks, lengths, np.empty(0, dtype=np.int64), np.empty(0))
+        values = np.empty(int(lengths.sum()))
+        collect_values(*cells, *tracks, lengths, _starts(lengths)[:-1], values)
+        self._collected.append((values, lengths))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the answer as arrays, for ``numpy.savez``; blocks added before are forgotten."""
+        if self._search.kind != "collect":
+            places = np.flatnonzero(self._histogram)
+            return {"places": places.astype(np.int64), "counts": self._histogram[places]}
+        values, lengths = _join_collected(self._search, self._collected)
+        return {"values": values, "lengths": lengths}
 
 
-def build_vocabulary(
-    files: Sequence[Path | str], settings: VocabularySettings | None = None
-) -> GeneVocabulary:
-    """Build the vocabulary of the genes in some count files, with their non-zero medians.
+def next_search(
+    search: Search,
+    answers: Iterable[Mapping[str, np.ndarray]],
+    *,
+    most_values: int = MOST_VALUES,
+    keep: np.ndarray | None = None,
+) -> Search:
+    """Return what the next pass asks, given the answers of all files to this one.
 
     Parameters
     ----------
-    files
-        ``.h5ad`` files with raw counts; genes by Ensembl ID or symbol, mapped by the package's gene table.
-    settings
-        Which genes to keep; default :class:`VocabularySettings`.
-
-    Returns
-    -------
-    GeneVocabulary
-        Genes in ascending order of Ensembl ID. Its provenance names files (without their folders), hashes,
-        licences as the files state them, and what was left out.
+    search
+        This pass's question.
+    answers
+        The :meth:`Tally.arrays` of every file, in any order.
+    most_values
+        Collect the values that are left once there are no more than this.
+    keep
+        ``(n_genes,)`` bool, the genes to go on with; None: all.
 
     Raises
     ------
-    FileNotFoundError
-        A file is missing.
     ValueError
-        A file holds no raw counts or no known genes, is given twice, or no gene (or too many) remain.
-
-    Examples
-    --------
-    >>> vocabulary = build_vocabulary(["a.h5ad", "b.h5ad"], VocabularySettings(min_cells=5))  # doctest: +SKIP
-    >>> vocabulary.save("tokenizers/mine")  # doctest: +SKIP
+        The answers do not belong to the question.
     """
-    settings = settings or VocabularySettings()
-    if not files:
-        raise ValueError("a vocabulary is built from cells; name at least one .h5ad file")
-    gene_ids = np.array(list(load_gene_table().symbol_of), dtype=object)
-    collected = NonZeroMedians(len(gene_ids), target_sum=settings.target_sum)
-    name_of: dict[str, str] = {}
-    sources: list[dict[str, Any]] = []
-    for path in progress(list(map(Path, files)), desc="vocabulary", unit="file"):
-        adata = read_h5ad(path)
-        digest = sha256_file(path)
-        if digest in name_of:
-            raise ValueError(
-                f"{path.name} has the same content as {name_of[digest]}; its cells would count twice"
-            )
-        name_of[digest] = path.name
-        report = _add_file(path, _genes_named(adata, path.name, settings.read), collected, settings)
-        stated = {key: str(adata.uns.get(key) or "not stated") for key in ("license", "source")}
-        sources.append({"name": path.name, "sha256": digest, **stated, **report})
-    kept = _kept_genes(gene_ids, collected.n_cells, settings)
-    n_seen = int((collected.n_cells > 0).sum())
-    logger.info("%s genes seen, %s kept", f"{n_seen:,}", f"{len(kept):,}")
-    provenance = {
-        "sources": sources,
-        "licences": sorted({source["license"] for source in sources}),
-        "n_cells": sum(source["n_cells"] for source in sources),
-        "n_genes_seen": n_seen,
-        "min_cells": settings.min_cells,
-        "max_genes": settings.max_genes,
-        "biotypes": list(settings.biotypes),
-        "read": asdict(settings.read),
-        "medians": "exact median of the non-zero count / n_counts * target_sum over all cells, float64",
-    }
-    return _assemble(gene_ids[kept], collected.result()[kept], settings, provenance)
+    if search.kind == "collect":
+        return _search_collected(search, answers)
+    from geneformer_grn.cells.median_kernels import find_bins
+
+    counts = np.zeros(search.n_tracks << search.bits, dtype=np.int64)
+    for answer in answers:
+        counts[answer["places"]] += answer["counts"]
+    bins = counts.reshape(search.n_tracks, 1 << search.bits)
+    n = bins.sum(axis=1) if search.kind == "count" else search.n
+    if keep is not None:
+        n = np.where(keep, n, 0)
+    low, high = np.zeros((2, len(n), 2), dtype=np.uint64)
+    below, inside = np.zeros((2, len(n), 2), dtype=np.int64)
+    tracks = (search.track_of, search.low, search.high, search.below, search.shift)
+    clamp = search.kind == "count"
+    if not find_bins(bins, n, search.found, *tracks, clamp, low, high, below, inside):
+        raise ValueError("the counts of this pass do not add up to those of the first; start again")
+    found = np.where((search.found == 0) & (low == high), low, search.found)
+    missing = (found == 0) & (n > 0)[:, None]
+    shared = missing.all(axis=1) & (low[:, 0] == low[:, 1])
+    own = missing & ~np.stack([np.zeros_like(shared), shared], axis=1)
+    # An upper middle value whose lower one is known has its track in the second place, and none in the first.
+    track_of = np.full((len(n), 2), -1, dtype=np.int32)
+    track_of[own] = np.arange(int(own.sum()))
+    return Search(
+        kind="collect" if int(inside[own].sum()) <= most_values else "refine",
+        n=n, found=found, track_of=track_of, low=low[own], high=high[own], below=below[own],
+    )  # fmt: skip
 
 
-def _genes_named(adata: AnnData, name: str, read: ReadSettings) -> np.ndarray:
-    """Return the Ensembl IDs of all genes that a file may mean, wherever its identifiers are; ascending."""
-    _, var, _ = choose_matrix(adata, read.layer)
-    named = [gene for _, genes in identifier_candidates(var, read.gene_column) for gene in genes]
-    found = np.unique(map_to_table(named).genes)
-    genes = np.array(list(load_gene_table().symbol_of), dtype=object)[found[found >= 0]]
-    if len(genes) == 0:
-        raise ValueError(
-            f"{name}: none of its {len(var):,} genes is in the gene table (first: "
-            f"{', '.join(map(repr, named[:3]))}); it needs human Ensembl IDs or symbols. "
-            "Name their column by --gene-column"
-        )
-    return genes
+def _search_collected(search: Search, answers: Iterable[Mapping[str, np.ndarray]]) -> Search:
+    """Return the finished search, with the middle values among those that were collected."""
+    values, lengths = _join_collected(search, [(answer["values"], answer["lengths"]) for answer in answers])
+    starts = _starts(lengths)
+    direct = not search.n.any()
+    n = lengths.astype(np.int64) if direct else search.n
+    found = search.found.copy()
+    for gene in np.flatnonzero((n > 0) & (found == 0).any(axis=1)):
+        for which, rank in enumerate(((n[gene] - 1) // 2, n[gene] // 2)):
+            track = search.track_of[gene, which]
+            if found[gene, which]:
+                continue
+            track = track if track >= 0 else search.track_of[gene, 0]
+            inside = values[starts[track] : starts[track + 1]]
+            rank -= search.below[track]
+            if not 0 <= rank < len(inside):
+                raise ValueError("the values of the last pass do not add up to those counted; start again")
+            inside.partition(rank)
+            found[gene, which] = inside[rank : rank + 1].view(np.uint64)[0]
+    none = np.empty(0, dtype=np.uint64)
+    return Search(
+        kind="collect", n=n, found=found, track_of=np.full_like(search.track_of, -1), low=none, high=none,
+        below=np.empty(0, dtype=np.int64),
+    )  # fmt: skip
 
 
-def _add_file(
-    path: Path, genes: np.ndarray, collected: NonZeroMedians, settings: VocabularySettings
-) -> dict[str, Any]:
-    """Read a file's counts of `genes`, add them to `collected`, and return what its provenance says of them.
+def _join_collected(
+    search: Search, parts: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of several parts, track after track, and how many of each; empties the list."""
+    from geneformer_grn.cells.median_kernels import place_values
 
-    The reader takes a vocabulary, so it is given a provisional one. A file that names more genes than uint16
-    tokens can count is read in parts: every n-th gene, so that all parts hold like shares of the counts.
-    """
-    number_of = {gene: number for number, gene in enumerate(load_gene_table().symbol_of)}
-    read = replace(settings.read, drop_empty=True)
-    n_parts = -(-len(genes) // (_MOST_TOKENS - len(SPECIAL_TOKENS[settings.setting])))
-    n_cells = 0
-    naming = "ensembl"
-    for part in range(n_parts):
-        some = genes[part::n_parts]
-        provisional = _assemble(some, np.ones(len(some)), settings, {})
-        counts = read_counts(path, provisional, read)
-        columns = [number_of[gene] for gene in provisional.ensembl_ids[counts.column_tokens]]
-        collected.update(counts.matrix, counts.n_counts, np.array(columns))
-        n_cells = max(n_cells, len(counts))
-        naming = counts.report["naming"]
-    return {"n_cells": n_cells, "n_genes": len(genes), "naming": naming}
+    lengths = np.zeros(search.n_tracks, dtype=np.uint32)
+    for _, some in parts:
+        lengths += some
+    values, cursor = np.empty(int(lengths.sum(dtype=np.int64))), _starts(lengths)[:-1].copy()
+    while parts:
+        place_values(*parts.pop(), cursor, values)
+    return values, lengths
 
 
-def _kept_genes(gene_ids: np.ndarray, n_cells: np.ndarray, settings: VocabularySettings) -> np.ndarray:
-    """Return the numbers of the genes that make it into the vocabulary, ascending."""
-    keep = n_cells >= settings.min_cells
-    if settings.biotypes:
-        biotype_of = load_gene_table().biotype_of
-        keep &= np.array([biotype_of[gene] in settings.biotypes for gene in gene_ids])
-    kept = np.flatnonzero(keep)
-    if settings.max_genes is not None:
-        most_seen = np.argsort(-n_cells[kept], kind="stable")[: settings.max_genes]
-        kept = np.sort(kept[most_seen])
-    if len(kept) == 0:
-        raise ValueError(
-            f"no gene is seen in {settings.min_cells} cells (the most seen one is in {int(n_cells.max())}); "
-            "lower --min-cells"
-        )
-    most = _MOST_TOKENS - len(SPECIAL_TOKENS[settings.setting])
-    if len(kept) > most:
-        raise ValueError(
-            f"{len(kept):,} genes remain, and a vocabulary holds at most {most:,}; "
-            "raise --min-cells or give --max-genes"
-        )
-    return kept
-
-
-def _assemble(
-    genes: np.ndarray, medians: np.ndarray, settings: VocabularySettings, provenance: dict[str, Any]
-) -> GeneVocabulary:
-    """Return the vocabulary of the given genes, special tokens in front."""
-    table = load_gene_table()
-    special = SPECIAL_TOKENS[settings.setting]
-    regulators = [table.is_regulator(gene) for gene in genes]
-    return GeneVocabulary(
-        ensembl_ids=np.array([*special, *genes], dtype=object),
-        symbols=np.array([*special, *(table.symbol_of[gene] for gene in genes)], dtype=object),
-        medians=np.concatenate([np.full(len(special), np.nan), medians]),
-        is_regulator=np.array([False] * len(special) + regulators, dtype=bool),
-        setting=settings.setting,
-        max_length=settings.max_length or MAX_LENGTH[settings.setting],
-        target_sum=settings.target_sum,
-        provenance=provenance,
-    )
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

@@ -1,4 +1,8 @@
-"""``geneformer-grn vocab build``: a vocabulary from count files."""
+"""``geneformer-grn vocab build``: a vocabulary from count files.
+
+What is known so far lies in ``OUT.unfinished`` until the vocabulary is written: the same command goes on
+there after an interruption, and ``--part I/N`` does one machine's share.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,9 @@ def add(app: typer.Typer) -> None:
 def build(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Cells with raw counts (.h5ad).", show_default=False),
+        typer.Argument(
+            metavar="FILE...", help="Cells with raw counts, or folders of them.", show_default=False
+        ),
     ],
     *,
     out: Annotated[Path, typer.Option("--out", metavar="VOCAB_DIR", help="Folder to write.")],
@@ -43,17 +49,29 @@ def build(
     layer: options.Layer = None,
     gene_column: options.GeneColumn = None,
     counts_column: options.CountsColumn = None,
+    where: options.Where = None,
+    species: options.Species = "human",
     allow_normalised: options.AllowNormalised = False,
-    sum_duplicates: options.SumDuplicates = False,
+    sum_duplicates: options.SumUnlessRefused = True,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            metavar="I/N",
+            help="Do every N-th file of the present pass and leave: for many machines.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Build a vocabulary and write it as a folder."""
     with verb(quiet=quiet, as_json=as_json) as summary:
+        import shutil
+
         from geneformer_grn._runtime import logger, staged_folder
-        from geneformer_grn.cells.counts import ReadSettings
-        from geneformer_grn.cells.medians import VocabularySettings, build_vocabulary
+        from geneformer_grn.cells.reading import ReadSettings
+        from geneformer_grn.cells.vocabulary_build import VocabularySettings, build_part, build_vocabulary
 
         read = ReadSettings(
             layer=layer,
@@ -61,6 +79,8 @@ def build(
             counts_column=counts_column,
             allow_normalised=allow_normalised,
             sum_duplicates=sum_duplicates,
+            where=where,
+            species=species,  # type: ignore[arg-type]
         )
         settings = VocabularySettings(
             setting=setting,  # type: ignore[arg-type]  # checked there, with the known names
@@ -70,9 +90,25 @@ def build(
             max_length=max_length,
             read=read,
         )
-        with staged_folder(out) as folder:
-            vocabulary = build_vocabulary(files, settings)
-            vocabulary.save(folder)
+        work = out.with_name(f"{out.name}.unfinished")
+        if part is not None:
+            state = build_part(files, settings, work=work, part=_part(part))
+            logger.info(
+                "pass %s: %s of %s files; %s", state["pass"], state["n_done"], state["n_files"],
+                "finish it without --part" if state["finished"] else "not finished yet",
+            )  # fmt: skip
+            summary |= {**state, "seed": seed}
+            return
+        begun = work.exists()
+        try:
+            with staged_folder(out) as folder:
+                vocabulary = build_vocabulary(files, settings, work=work)
+                vocabulary.save(folder)
+        except (ValueError, TypeError):  # the files or options are wrong: nothing there to go on with
+            if not begun:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work)
         logger.info("wrote %s", out)
         summary |= {
             "vocabulary": out,
@@ -82,3 +118,10 @@ def build(
             "fingerprint": vocabulary.fingerprint,
             "seed": seed,
         }
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal()):
+        raise ValueError(f"part {text!r} is none; use I/N such as 3/16")
+    return int(index), int(count)

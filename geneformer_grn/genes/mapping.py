@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from geneformer_grn.genes.table import load_gene_table
-from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.genes.vocabulary import GeneVocabulary, Setting
 
 Naming = Literal["ensembl", "symbol", "mixed"]
 Species = Literal["human", "mouse"]
@@ -59,25 +59,28 @@ class GeneMapping:
     report: dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
-class TableMapping:
-    """The genes of the package's gene table that a file's identifiers mean.
+@dataclass(frozen=True)
+class WholeTable:
+    """The package's gene table in the place of a vocabulary, for work that comes before there is one.
+
+    Its tokens are places in ``list(load_gene_table().symbol_of)``: more than uint16 can count, and never
+    written anywhere.
 
     Parameters
     ----------
-    genes
-        ``(n_genes_in,)`` int32; place in ``list(load_gene_table().symbol_of)``, -1 where unknown.
-    naming, report
-        As in :class:`GeneMapping`, with the gene table in the place of a vocabulary.
+    setting
+        Of the vocabulary to come; it decides where total counts are looked for.
     """
 
-    genes: np.ndarray
-    naming: Naming
-    report: dict[str, Any]
+    setting: Setting = "default"
+    n_special = 0
+
+    def __len__(self) -> int:
+        return len(load_gene_table())
 
 
 def map_genes(
-    identifiers: Sequence[str], vocabulary: GeneVocabulary, *, species: Species = "human"
+    identifiers: Sequence[str], vocabulary: GeneVocabulary | WholeTable, *, species: Species = "human"
 ) -> GeneMapping:
     """Map Ensembl IDs (with or without version, retired ones too) and symbols to the tokens of a vocabulary.
 
@@ -87,7 +90,7 @@ def map_genes(
         ``(n_genes_in,)`` names as a file has them, in any case.
     vocabulary
         With `aliases`, these decide alone (upper-case identifier -> Ensembl ID; an empty mapping is the
-        identity); without, the package's gene table does.
+        identity); without, the package's gene table does. A :class:`WholeTable`: its own places.
     species
         Whose genes the identifiers are. ``mouse``: Ensembl IDs and symbols of mouse genes stand for their
         one-to-one human orthologs by the gene table, whose Ensembl IDs are then looked up in `vocabulary`.
@@ -109,43 +112,28 @@ def map_genes(
     >>> map_genes(["Cd74", "ENSMUSG00000024610"], vocabulary, species="mouse").tokens  # doctest: +SKIP
     array([371, 371], dtype=int32)
     """
+    if isinstance(vocabulary, WholeTable):
+        return _resolve(identifiers, _table_place_of_name(species), species, own_names=False)
     own = vocabulary.aliases is not None and species == "human"
-    return GeneMapping(*_resolve(identifiers, _token_of_name(vocabulary, species), species, own_names=own))
+    return _resolve(identifiers, _token_of_name(vocabulary, species), species, own_names=own)
 
 
-def map_to_table(identifiers: Sequence[str], *, species: Species = "human") -> TableMapping:
-    """Map identifiers to the genes of the package's gene table, as :func:`map_genes` does to tokens.
-
-    Parameters
-    ----------
-    identifiers
-        ``(n_genes_in,)`` names as a file has them, in any case.
-    species
-        Whose genes they are.
-
-    Returns
-    -------
-    TableMapping
-        One place in the table or -1 per identifier, and the report.
-
-    Raises
-    ------
-    ValueError
-        The species is neither of the two.
+def map_to_table(identifiers: Sequence[str], *, species: Species = "human") -> GeneMapping:
+    """Map identifiers to places in the package's gene table: :func:`map_genes` with a :class:`WholeTable`.
 
     Examples
     --------
-    >>> genes = map_to_table(["CD74", "OCT4", "unknown"]).genes
-    >>> [list(load_gene_table().symbol_of)[gene] for gene in genes[genes >= 0]]
+    >>> places = map_to_table(["CD74", "OCT4", "unknown"]).tokens
+    >>> [list(load_gene_table().symbol_of)[place] for place in places[places >= 0]]
     ['ENSG00000019582', 'ENSG00000204531']
     """
-    return TableMapping(*_resolve(identifiers, _table_place_of_name(species), species, own_names=False))
+    return map_genes(identifiers, WholeTable(), species=species)
 
 
 def _resolve(
     identifiers: Sequence[str], number_of: dict[str, int], species: Species, *, own_names: bool
-) -> tuple[np.ndarray, Naming, dict[str, Any]]:
-    """Return the number of each identifier (-1: unknown), how they are named, and the report."""
+) -> GeneMapping:
+    """Return the number of each identifier, how they are named, and the report."""
     names = [str(name).strip().upper() for name in identifiers]
     is_id = np.array([name.startswith(_ID_PREFIXES[species]) for name in names], dtype=bool)
     found = [number_of.get(name, -1) for name in names]
@@ -177,7 +165,7 @@ def _resolve(
         report["n_without_ortholog"] = sum(
             (_plain_id(names[i], species) or names[i]) not in known for i in lost
         )
-    return numbers, naming, report
+    return GeneMapping(tokens=numbers, naming=naming, report=report)
 
 
 def lookup(names: Sequence[str], vocabulary: GeneVocabulary) -> tuple[list[int], list[str]]:

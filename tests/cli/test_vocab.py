@@ -56,6 +56,9 @@ def test_vocab_build_writes_a_vocabulary(cells, tmp_path, monkeypatch, capsys):
         ({"--setting": "v9"}, "setting 'v9' is unknown"),
         ({"--min-cells": "31"}, "lower --min-cells"),
         ({"--biotype": "gene"}, "unknown biotype"),
+        ({"--part": "3"}, "part '3' is none"),
+        ({"--part": "3/2"}, "part 3/2 is none"),
+        ({"--species": "rat"}, "species 'rat' is unknown"),
         ({"--gene-column": "names"}, "no column 'names'"),
     ],
 )
@@ -72,6 +75,31 @@ def test_wrong_calls_end_with_2_and_one_message(cells, tmp_path, monkeypatch, ca
     assert message in printed
     assert "Traceback" not in printed
     assert not out.exists()
+    assert not (tmp_path / "out.unfinished").exists()
+
+
+def test_parts_are_done_one_by_one_and_finished_without(cells, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "vocabulary"
+    other = tmp_path / "more" / "other.h5ad"
+    other.parent.mkdir()
+    import anndata
+
+    second = anndata.read_h5ad(cells)
+    second.X = second.X * 2
+    second.write_h5ad(other)
+    files = [cells, other.parent]  # a folder stands for its files
+    for part, n_done in (("2/2", 1), ("2/2", 1), ("1/2", 2)):
+        code = run(monkeypatch, "vocab", "build", *files, "--out", out, "--part", part, "--quiet", "--json")
+        summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (code, summary["n_done"], summary["n_files"]) == (0, n_done, 2)
+        assert summary["finished"] == (n_done == 2)
+        assert not out.exists()
+    assert (tmp_path / "vocabulary.unfinished").is_dir()
+    assert run(monkeypatch, "vocab", "build", *files, "--out", out, "--quiet", "--json") == 0
+    shared = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert not (tmp_path / "vocabulary.unfinished").exists()
+    assert run(monkeypatch, "vocab", "build", *files, "--out", tmp_path / "alone", "--quiet", "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["fingerprint"] == shared["fingerprint"]
 
 
 def test_a_file_in_the_way_is_refused_before_the_work(cells, tmp_path, monkeypatch, capsys):

@@ -142,7 +142,7 @@ def test_several_names_of_one_gene_are_summed(identifiers, gene, aliases):
 def test_a_symbol_that_several_ids_carry_means_the_same_gene_every_time():
     table = load_gene_table()
     shared = sorted(table.ambiguous_of["human"])
-    places = map_to_table(shared).genes
+    places = map_to_table(shared).tokens
     assert (places >= 0).all()
     assert [list(table.symbol_of)[place] for place in places] == [table.ensembl_of[name] for name in shared]
     assert map_to_table(shared).report["n_ambiguous"] == len(shared)
@@ -198,9 +198,9 @@ def test_other_species_are_refused(call):
 def test_map_to_table():
     table = load_gene_table()
     mapping = map_to_table(["OCT4", f"{CD74}.2", "cd74", "nothing", "<pad>"])
-    assert mapping.genes.dtype == np.int32
+    assert mapping.tokens.dtype == np.int32
     genes = list(table.symbol_of)
-    assert [genes[place] if place >= 0 else None for place in mapping.genes] == [
+    assert [genes[place] if place >= 0 else None for place in mapping.tokens] == [
         POU5F1,
         CD74,
         CD74,
@@ -210,8 +210,8 @@ def test_map_to_table():
     report = mapping.report
     assert (report["n_matched"], report["n_lost"], report["n_summed"]) == (3, 2, 1)
     # More genes than a vocabulary can hold.
-    assert map_to_table(genes).genes.tolist() == list(range(78_902))
-    assert map_to_table(["Trp53"], species="mouse").genes.tolist() == [genes.index(table.ensembl_of["TP53"])]
+    assert map_to_table(genes).tokens.tolist() == list(range(78_902))
+    assert map_to_table(["Trp53"], species="mouse").tokens.tolist() == [genes.index(table.ensembl_of["TP53"])]
 
 
 def test_the_same_names_mean_other_tokens_in_another_vocabulary():
