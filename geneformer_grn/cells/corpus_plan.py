@@ -89,6 +89,16 @@ class CorpusPlan:
             if not self.is_done(part)
         ]
 
+    def counts(self) -> dict[str, int]:
+        """Return how many files, parts, rows and finished parts there are."""
+        n_parts = sum(map(len, self.parts))
+        return {
+            "n_files": len(self.files),
+            "n_parts": n_parts,
+            "n_parts_done": n_parts - len(self.pending()),
+            "n_cells_file": sum(file.report["n_cells_file"] for file in self.files),
+        }
+
     def discard(self) -> None:
         """Remove the work, unless so much of it is done that another call should be able to use it."""
         n_done = sum(map(len, self.parts)) - len(self.pending())
@@ -124,7 +134,7 @@ class CorpusPlan:
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{unfinished(out)} holds no plan; make one with "
-                f"geneformer-grn corpus plan FILE... --out {out}"
+                f"geneformer-grn tokenize FILE... --out {out} --plan"
             ) from None
         files = [PlannedFile(**{**file, "path": Path(file["path"])}) for file in plan["files"]]
         settings = CorpusSettings.from_dict(plan["settings"])
@@ -246,25 +256,36 @@ def finish_plan(plan: CorpusPlan) -> None:
     unnamed = iter(names)
     for entry, filled in zip(entries, shards, strict=True):
         entry["shards"] = [next(unnamed) for _ in filled]
-    with atomic_path(plan.out) as folder:
-        folder.mkdir()
-        for name, shard in zip(names, [shard for filled in shards for shard in filled], strict=True):
-            link_or_copy(plan.folder / shard, folder / name)
-        totals = {name: sum(entry[name] for entry in entries) for name in _TOTALS}
-        vocabulary = plan.vocabulary
-        manifest = {
-            "kind": CORPUS_KIND,
-            "format": 1,
-            "versions": library_versions(),
-            "vocabulary": {
-                "fingerprint": vocabulary.fingerprint, "setting": vocabulary.setting,
-                "n_genes": len(vocabulary) - vocabulary.n_special, "max_length": vocabulary.max_length,
-            },
-            "settings": asdict(plan.settings), "seed": plan.settings.seed, **totals, "files": entries,
-        }  # fmt: skip
-        write_json(folder / MANIFEST, manifest)
-        write_beside(folder, names, vocabulary)
+    # Assembled beside the parts, so that whatever moment it is killed at leaves nothing elsewhere.
+    folder, replaced = plan.folder / "corpus", plan.folder / "replaced"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, shard in zip(names, [shard for filled in shards for shard in filled], strict=True):
+        link_or_copy(plan.folder / shard, folder / name)
+    write_json(folder / MANIFEST, _manifest(plan, entries))
+    write_beside(folder, names, plan.vocabulary)
+    if plan.out.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        plan.out.rename(replaced)
+    folder.rename(plan.out)
     shutil.rmtree(plan.folder)
+
+
+def _manifest(plan: CorpusPlan, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    vocabulary = plan.vocabulary
+    return {
+        "kind": CORPUS_KIND,
+        "format": 1,
+        "versions": library_versions(),
+        "vocabulary": {
+            "fingerprint": vocabulary.fingerprint, "setting": vocabulary.setting,
+            "n_genes": len(vocabulary) - vocabulary.n_special, "max_length": vocabulary.max_length,
+        },
+        "settings": asdict(plan.settings),
+        "seed": plan.settings.seed,
+        **{name: sum(entry[name] for entry in entries) for name in _TOTALS},
+        "files": entries,
+    }  # fmt: skip
 
 
 def _names(files: Sequence[Path | str]) -> dict[Path, str]:
@@ -278,8 +299,9 @@ def _names(files: Sequence[Path | str]) -> dict[Path, str]:
         if file.resolve() in known:
             raise ValueError(f"{file} is given twice; its cells would count twice")
         known.add(file.resolve())
-        seen[file.name] = seen.get(file.name, 0) + 1
-        names[file] = file.name if seen[file.name] == 1 else f"{file.stem}~{seen[file.name]}{file.suffix}"
+        # By stem, which is what cells are called after: cells.h5ad and cells.loom are told apart, too.
+        seen[file.stem] = seen.get(file.stem, 0) + 1
+        names[file] = file.name if seen[file.stem] == 1 else f"{file.stem}~{seen[file.stem]}{file.suffix}"
     if not names:
         raise ValueError("no files to tokenize were given")
     return names

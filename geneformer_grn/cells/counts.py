@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import sparse
 
 from geneformer_grn._runtime import logger, n_cores
-from geneformer_grn.cells.ranker import known_counts
+from geneformer_grn.cells.known_counts import known_counts
 from geneformer_grn.cells.reading import ReadSettings, lost_share, open_counts, refuse_empty
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from geneformer_grn.cells.ranker import StoredValues
+from geneformer_grn.cells.row_ranges import StoredValues
 from geneformer_grn.cells.source import CountSource
 
 # exp(20) counts of one gene in one cell do not exist: larger values cannot be logarithms of counts.

@@ -26,7 +26,7 @@ from geneformer_grn.cells.judging import (
 )  # fmt: skip
 from geneformer_grn.cells.matching import map_identifiers
 from geneformer_grn.cells.opening import open_source
-from geneformer_grn.cells.ranker import StoredValues
+from geneformer_grn.cells.row_ranges import StoredValues
 from geneformer_grn.cells.source import CountSource
 from geneformer_grn.genes.mapping import GeneMapping, Species
 from geneformer_grn.genes.vocabulary import GeneVocabulary

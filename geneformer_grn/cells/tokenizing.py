@@ -100,6 +100,30 @@ def write_corpus(
     return corpus
 
 
+def plan_corpus(
+    files: Sequence[Path | str], out: Path | str, vocabulary: GeneVocabulary, settings: CorpusSettings
+) -> CorpusPlan:
+    """Plan the work of :func:`write_corpus` and write the plan, for :func:`run_share` on many machines.
+
+    Raises
+    ------
+    FileNotFoundError, FileExistsError, ValueError
+        As of :func:`write_corpus`, as far as the files' headers tell.
+    """
+    out = Path(out)
+    require_corpus_place(out)
+    plan = make_plan(files, out, vocabulary, settings)
+    plan.save()
+    counts = plan.counts()
+    logger.info(
+        "planned %s: %s parts of %s files, %s cells, %s parts done; do them with geneformer-grn corpus task "
+        "%s --share I/N",
+        plan.folder, f"{counts['n_parts']:,}", f"{counts['n_files']:,}", f"{counts['n_cells_file']:,}",
+        f"{counts['n_parts_done']:,}", out,
+    )  # fmt: skip
+    return plan
+
+
 def run_plan(plan: CorpusPlan, *, workers: int = 1, threads: int | None = None) -> None:
     """Do all parts of a plan that are not done, and hash the files meanwhile.
 
@@ -244,6 +268,20 @@ def run_share(out: Path, *, index: int, count: int, threads: int | None = None) 
         if numbers and numbers[0] == 0:
             hash_file(plan, file)
     return n_done
+
+
+def parse_share(text: str) -> tuple[int, int]:
+    """Return index and count of a share such as ``3/100``.
+
+    Raises
+    ------
+    ValueError
+        It is not written so.
+    """
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal()):
+        raise ValueError(f"--share {text!r} is not I/N, such as 3/100: the share numbered 3 of 100, from 0")
+    return int(index), int(count)
 
 
 def run_on_ray(plan: CorpusPlan, *, threads: int = 1) -> None:

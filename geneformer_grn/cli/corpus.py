@@ -1,4 +1,4 @@
-"""``geneformer-grn corpus``: what a corpus is; several as one; one as parts."""
+"""``geneformer-grn corpus``: what a corpus is; several as one; one as parts; one made by many machines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ _Corpus = Annotated[
     Path, typer.Argument(metavar="CORPUS", help="Folder that tokenize wrote.", show_default=False)
 ]
 
+_Planned = Annotated[
+    Path, typer.Argument(metavar="CORPUS", help="The corpus that is planned.", show_default=False)
+]
+
 
 def add(app: typer.Typer) -> None:
     """Register the verb."""
-    corpus = typer.Typer(help="Corpora of tokenized cells: look into, merge, split.", no_args_is_help=True)
+    corpus = typer.Typer(
+        help="Corpora of tokenized cells: look into, merge, split, make on a cluster.", no_args_is_help=True
+    )
     corpus.command("info", help="Say what a corpus is and how to open it.")(info)
     corpus.command("merge", help="Join corpora of one vocabulary; the same cell twice is refused.")(merge)
     corpus.command("split", help="Split by donor, file or cell type; a leak between parts is refused.")(split)
+    corpus.command("task", help="Do one share of the work that tokenize --plan planned.")(task)
+    corpus.command("finish", help="Join what all shares made to the corpus.")(finish)
     app.add_typer(corpus, name="corpus")
 
 
@@ -127,3 +135,37 @@ def split(
                     f"({100 * facts['share']:.3g} %{asked})"
                 )
         summary |= {"out": out, "id": record["id"], "by": record["by"], "parts": shown, "seed": seed}
+
+
+def task(
+    corpus: _Planned,
+    *,
+    share: Annotated[
+        str, typer.Option("--share", metavar="I/N", help="Which share, from 0, of how many: 3/100.")
+    ],
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the share's parts; those that are there stay. Killed, the same call goes on."""
+    with verb(quiet=quiet, as_json=as_json, repeatable=True) as summary:
+        from geneformer_grn.cells.tokenizing import parse_share, run_share
+
+        index, count = parse_share(share)
+        n_done = run_share(corpus, index=index, count=count, threads=threads)
+        summary |= {"corpus": corpus, "share": share, "n_parts_written": n_done, "seed": seed}
+
+
+def finish(
+    corpus: _Planned, *, seed: options.Seed = 0, quiet: options.Quiet = False, as_json: options.Json = False
+) -> None:
+    """Write the corpus and remove the folder of the plan."""
+    with verb(quiet=quiet, as_json=as_json, repeatable=True) as summary:
+        from geneformer_grn.cells.corpus import Corpus
+        from geneformer_grn.cells.corpus_plan import CorpusPlan, finish_plan
+
+        finish_plan(CorpusPlan.load(corpus))
+        manifest = Corpus.open(corpus).manifest
+        facts = {name: manifest[name] for name in ("n_cells", "n_tokens")}
+        summary |= {"corpus": corpus, **facts, "seed": seed}

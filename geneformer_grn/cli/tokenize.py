@@ -63,6 +63,9 @@ def tokenize(
     part_cells: PartCells = 65_536,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
     threads: options.Threads = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only plan the work, for corpus task on many machines.")
+    ] = False,
     ray: Annotated[bool, typer.Option("--ray", help="Run on the Ray cluster, or a local one.")] = False,
     species: options.Species = "human",
     layer: options.Layer = None,
@@ -80,7 +83,7 @@ def tokenize(
         from geneformer_grn.cells.opening import find_files
         from geneformer_grn.cells.reading import ReadSettings
         from geneformer_grn.cells.shards import CorpusSettings
-        from geneformer_grn.cells.tokenizing import write_corpus
+        from geneformer_grn.cells.tokenizing import plan_corpus, write_corpus
 
         genes = vocabulary_of(model, vocabulary)
         read = ReadSettings(
@@ -103,6 +106,10 @@ def tokenize(
             part_cells=part_cells,
             seed=seed,
         )
+        if plan:
+            planned = plan_corpus(find_files(files), out, genes, settings)
+            summary |= {"corpus": out, "plan": planned.folder, **planned.counts(), "seed": seed}
+            return
         corpus = write_corpus(
             find_files(files), out, genes, settings, workers=workers, threads=threads, ray=ray
         )

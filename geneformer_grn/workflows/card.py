@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from geneformer_grn._runtime import atomic_path, logger
+from geneformer_grn.cells.reading import ReadSettings
 from geneformer_grn.workflows.evaluate import results_table
 
 _TEMPLATE = "card.md.j2"
@@ -84,8 +86,11 @@ def render_card(results: dict[str, Any]) -> str:
 
 def _read_options(read: dict[str, Any]) -> str:
     """Return the options of the command line that say how the counts were read."""
-    words = []
+    words: list[str] = []
+    usual = asdict(ReadSettings())
     for name, value in read.items():
+        if value == usual.get(name):
+            continue
         option = f"--{name.replace('_', '-')}"
         words += [option] if value is True else [option, shlex.quote(str(value))] if value else []
     return "".join(f" {word}" for word in words)

@@ -100,8 +100,6 @@ def not_a_number(adata):
         (normalise, "looks log-normalised; raw counts are needed"),
         (negative, "negative values"),
         (strangers, "0 of 60 genes match"),
-        (duplicates, "ENSG00000000002 occurs 2 times"),
-        (empty_cells, "1 of 80 cells are empty"),
         (not_a_number, "NaN or infinite"),
     ],
 )
@@ -110,6 +108,22 @@ def test_cells_that_cannot_be_read(run, tiny_adata, vocabulary_dir, tmp_path, sp
     spoil(adata)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     refused(run, tmp_path, [tmp_path / "cells.h5ad", "--vocabulary", vocabulary_dir], message)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "option", "message"),
+    [
+        (duplicates, "--refuse-duplicates", "ENSG00000000002 occurs 2 times"),
+        (empty_cells, "--refuse-empty", "1 of 80 cells are empty"),
+    ],
+)
+def test_cells_that_are_refused_on_request(run, tiny_adata, vocabulary_dir, tmp_path, spoil, option, message):
+    adata = tiny_adata.copy()
+    spoil(adata)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    arguments = [tmp_path / "cells.h5ad", "--vocabulary", vocabulary_dir]
+    refused(run, tmp_path, [*arguments, option], message)
+    assert run(*arguments, "--out", tmp_path / "corpus", "--quiet")[0] == 0
 
 
 def refused(run, folder, arguments, message):
@@ -126,7 +140,7 @@ def refused(run, folder, arguments, message):
 def test_files_that_cannot_be_read(run, tiny_h5ad, vocabulary_dir, tmp_path):
     vocabulary = ["--vocabulary", vocabulary_dir]
     refused(run, tmp_path, [tmp_path / "other.h5ad", *vocabulary], "no such file")
-    refused(run, tmp_path, [tmp_path / "vocabulary", *vocabulary], "holds no .h5ad file")
+    refused(run, tmp_path, [tmp_path / "vocabulary", *vocabulary], "holds no count files")
     refused(run, tmp_path, [tiny_h5ad, *vocabulary, "--columns", "donor"], "no column 'donor'")
     refused(run, tmp_path, [tiny_h5ad, *vocabulary, "--layer", "counts"], "no layer 'counts'")
     tiny_h5ad.write_bytes(tiny_h5ad.read_bytes()[:5000])
