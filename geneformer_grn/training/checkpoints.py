@@ -1,17 +1,20 @@
 """Checkpoints of a run: complete or absent, never half written, and readable without running pickled code.
 
-A checkpoint is the folder ``checkpoints/step-00000123`` with ``state.pt`` (weights and optimizer moments) and
-``position.json`` (step, place in the data, config). Dropout and masks are drawn from the place in the data
-and the learning rate is a function of the step, so there is no generator and no scheduler to store. The
-folder is written under a temporary name and renamed: a kill at any moment leaves only complete ones.
+A checkpoint is the folder ``checkpoints/step-00000123`` with ``state.pt`` (weights and optimizer moments),
+``position.json`` (step, place in the data, config) and ``model``, a plain Hugging Face folder. Dropout and
+masks are drawn from the place in the data and the learning rate is a function of the step, so there is no
+generator and no scheduler to store. The folder is written under a temporary name and renamed: a kill at any
+moment leaves only complete ones.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,11 @@ import torch
 
 from geneformer_grn._runtime import atomic_path, logger, write_json
 from geneformer_grn.training.config import HARMLESS_KEYS
+from geneformer_grn.training.optimizer import AnyOptimizer
+from geneformer_grn.training.sharding import load_whole, spread_moments, whole
 
 FOLDER = "checkpoints"
+_NEARLY_FULL = 1 << 20  # bytes
 _UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 
 
@@ -54,19 +60,19 @@ class Checkpoint:
     """What was read back: `model` and `optimizer` states on the CPU, the position, and the run's facts."""
 
     model: dict[str, torch.Tensor]
-    optimizer: dict[int, Any]
+    optimizer: dict[Any, Any]
     position: Position
     facts: dict[str, Any]
 
 
 def save_training_state(
     out: Path,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
     position: Position,
     *,
     facts: Mapping[str, Any],
     keep_last: int,
+    export: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write one checkpoint atomically and remove all but the newest `keep_last`.
 
@@ -74,30 +80,68 @@ def save_training_state(
     ----------
     out
         Folder of the run.
-    model
-        The bare model (not wrapped for several processes).
-    optimizer
-        Only its moments are stored; learning rate and decay come from the config at every start.
+    state
+        From `training_state`.
     position
         Where the run stands.
     facts
         The resolved config (flat) and what identifies the corpora, as `require_same_run` compares them.
     keep_last
         Number of checkpoints to keep, this one included.
+    export
+        Writes the model as a plain Hugging Face folder, ``model`` within the checkpoint.
 
     Returns
     -------
     The checkpoint's folder.
+
+    Raises
+    ------
+    OSError
+        The disk is full; the checkpoints before are all there.
     """
     folder = out / FOLDER / f"step-{position.step:08d}"
-    with atomic_path(folder) as temporary:
+    with _full_disk_told(out), atomic_path(folder) as temporary:
         temporary.mkdir()
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()["state"]}
-        torch.save(state, temporary / "state.pt")
+        torch.save(dict(state), temporary / "state.pt")
+        if export is not None:
+            export(temporary / "model")
         write_json(temporary / "position.json", {"position": asdict(position), "facts": dict(facts)})
     for old in _folders(out)[keep_last:]:
         shutil.rmtree(old)
     return folder
+
+
+@contextlib.contextmanager
+def _full_disk_told(out: Path) -> Iterator[None]:
+    """Turn what libraries raise on a full disk, each in its own way, into one message."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        is_full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}
+        # torch's writer says only that it failed; safetensors puts the system's words into its own.
+        is_full = is_full or shutil.disk_usage(out).free < _NEARLY_FULL or "No space left" in str(error)
+        if not is_full:
+            raise
+        kept = [folder.name for folder in _folders(out)]
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk of {out} is full, so the checkpoint was not written; "
+            f"{f'{kept[0]} is whole' if kept else 'there is none before it'}. Free some space and --resume",
+        ) from error
+
+
+def training_state(model: torch.nn.Module, optimizer: AnyOptimizer) -> dict[str, Any]:
+    """Return weights and moments, whole where they are sharded; then all processes must call it.
+
+    Parameters
+    ----------
+    model
+        The bare model (not wrapped for several processes).
+    optimizer
+        Only its moments are taken; learning rate and decay come from the config at every start.
+    """
+    return {"model": whole(model.state_dict()), "optimizer": whole(optimizer.state_dict()["state"])}
 
 
 def load_newest(out: Path) -> Checkpoint | None:
@@ -119,11 +163,15 @@ def load_newest(out: Path) -> Checkpoint | None:
     return None
 
 
-def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's weights and moments into a bare model and its optimizer."""
-    model.load_state_dict(checkpoint.model)
+def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: AnyOptimizer) -> None:
+    """Put a checkpoint's weights and moments into a bare model and its optimizer, sharded or not."""
+    load_whole(model, checkpoint.model)
+    moments: dict[Any, Any] = checkpoint.optimizer
+    if isinstance(optimizer, torch.optim.Optimizer):
+        parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+        moments = spread_moments(moments, parameters)
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

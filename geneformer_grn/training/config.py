@@ -68,6 +68,15 @@ class DataSection(_Section):
     random: float = Field(
         default=0.1, ge=0.0, le=1.0, description="share of the chosen tokens replaced at random"
     )
+    curriculum: tuple[tuple[float, int], ...] = Field(
+        default=(), description="pairs (until, length): up to so many epochs, cells are cropped to the length"
+    )
+    balance: str | None = Field(
+        default=None, description="column of the corpus (tissue, say) whose groups come more evenly"
+    )
+    evenness: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="with balance: 0 as the corpus is, 1 every group equally"
+    )
 
     @model_validator(mode="after")
     def _shares_fit(self) -> DataSection:
@@ -77,9 +86,24 @@ class DataSection(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _stages_ascend(self) -> DataSection:
+        ends = [until for until, _ in self.curriculum]
+        shortest = min((length for _, length in self.curriculum), default=3)
+        if sorted(set(ends)) != ends or min(ends, default=1.0) <= 0 or shortest < 3:
+            raise ValueError(
+                "curriculum takes pairs (epochs, length) with rising epochs above 0 and lengths of at least "
+                f"3, found {self.curriculum}"
+            )
+        return self
+
 
 class OptimSection(_Section):
-    """AdamW with decoupled weight decay on matrices only."""
+    """Optimizer and learning rate; weight decay is decoupled and on matrices only."""
+
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="muon: for the matrices of the layers, beside AdamW for the rest"
+    )
 
     lr: float = Field(
         default=1e-3, gt=0.0, description="peak learning rate, reached at the end of the warm-up"
@@ -87,8 +111,12 @@ class OptimSection(_Section):
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = Field(default=1e-8, gt=0.0)
     weight_decay: float = Field(default=0.01, ge=0.0)
+    decay_embeddings: bool = Field(default=False, description="weight decay on the embeddings, too")
     warmup_steps: int = Field(default=200, ge=0)
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: Literal["cosine", "linear", "wsd"] = "cosine"
+    decay_share: float = Field(
+        default=0.2, gt=0.0, le=1.0, description="of wsd: share of the steps in which the rate falls"
+    )
     final_lr_share: float = Field(default=0.0, ge=0.0, le=1.0, description="learning rate at the end / peak")
     clip_norm: float = Field(default=1.0, gt=0.0, description="largest global gradient norm")
     accumulation: int = Field(default=1, ge=1, description="packed batches of one process in one step")
@@ -105,6 +133,15 @@ class RunSection(_Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
+    attention: Literal["auto", "varlen", "flex", "buckets", "segments"] = Field(
+        default="auto", description="auto: on a GPU the fastest, by a measurement at the start"
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="less memory for a third more arithmetic"
+    )
+    sharding: Literal["none", "fsdp2"] = Field(
+        default="none", description="fsdp2: weights and moments spread over the processes"
+    )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads of one process; default: torch's choice"
     )
@@ -120,7 +157,7 @@ class RunSection(_Section):
     max_minutes: float | None = Field(
         None, gt=0.0, description="save, and end, after so long; --resume goes on"
     )
-    tracker: Literal["off", "wandb"] = "off"
+    tracker: Literal["off", "wandb", "tensorboard"] = "off"
     export_dtype: Literal["float32", "float16"] = Field(
         default="float32", description="how the exported weights are stored; they load as float32"
     )
@@ -129,6 +166,12 @@ class RunSection(_Section):
     def _one_length(self) -> RunSection:
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError("give either run.epochs or run.max_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoint_or_compile(self) -> RunSection:
+        if self.compile and self.attention == "buckets":
+            raise ValueError("attention 'buckets' takes other shapes with every batch and cannot be compiled")
         return self
 
 
@@ -140,6 +183,12 @@ class PretrainConfig(_Section):
     optim: OptimSection = OptimSection()
     run: RunSection
 
+    @model_validator(mode="after")
+    def _optimizer_can_be_sharded(self) -> PretrainConfig:
+        if self.run.sharding != "none" and self.optim.optimizer == "muon":
+            raise ValueError("optim.optimizer 'muon' needs whole matrices; set run.sharding=none or adamw")
+        return self
+
 
 # What may differ when a run is resumed: the steps made so far would have been the same, or (a longer or
 # shorter run) differ in nothing but the learning rate's decline.
@@ -150,6 +199,9 @@ HARMLESS_KEYS = frozenset(
         "data.validation",
         "run.epochs",
         "run.max_steps",
+        "attention",
+        "run.activation_checkpointing",
+        "run.attention",
         "run.device",
         "run.threads",
         "run.log_every",
@@ -157,6 +209,7 @@ HARMLESS_KEYS = frozenset(
         "run.validation_cells",
         "run.checkpoint_every",
         "run.keep_last",
+        "run.sharding",
         "run.max_minutes",
         "run.tracker",
         "run.export_dtype",

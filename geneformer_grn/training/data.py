@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geneformer_grn.cells.batches import BatchSettings, MaskSettings
+from geneformer_grn._runtime import choose_device
+from geneformer_grn.cells.batches import BatchSettings, MaskSettings, balanced_copies
 from geneformer_grn.cells.corpus import Corpus
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.training.config import PretrainConfig
@@ -30,7 +31,8 @@ def open_data(config: PretrainConfig) -> PretrainingData:
     VocabularyMismatchError
         The held-out corpus was tokenized with another vocabulary.
     ValueError
-        The held-out corpus has cells of a file that is trained on.
+        The held-out corpus has cells of a file that is trained on, or the corpus lacks the column to
+        balance.
     """
     data = config.data
     corpus = Corpus.open(data.corpus)
@@ -41,7 +43,18 @@ def open_data(config: PretrainConfig) -> PretrainingData:
         validation.require_vocabulary(vocabulary)
         _require_apart(corpus, validation)
     mask = MaskSettings(rate=data.mask_rate, keep=data.keep, random=data.random)
-    settings = BatchSettings(token_budget=data.token_budget, seed=config.run.seed, mask=mask)
+    copies = None
+    if data.balance is not None:
+        copies = balanced_copies(corpus.column(data.balance), evenness=data.evenness)
+    settings = BatchSettings(
+        token_budget=data.token_budget,
+        seed=config.run.seed,
+        mask=mask,
+        # Batches of one shape are compiled once, and fit flex attention and a GPU's allocator.
+        static=config.run.compile or choose_device(config.run.device).type == "cuda",
+        stages=data.curriculum,
+        copies=copies,
+    )
     return PretrainingData(corpus, validation, vocabulary, settings)
 
 

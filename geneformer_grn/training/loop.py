@@ -10,11 +10,9 @@ never made to wait for the log.
 from __future__ import annotations
 
 import contextlib
-import math
-import resource
-import sys
+import errno
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +21,19 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import BertForMaskedLM
 
 from geneformer_grn._runtime import Precision, logger, progress
 from geneformer_grn.cells.batches import PackedBatch
+from geneformer_grn.model.layout import AttentionLayout, LayoutKind, make_layout
 from geneformer_grn.model.objectives import masked_language_loss
-from geneformer_grn.training.checkpoints import Position, save_training_state
+from geneformer_grn.training.checkpoints import Position, save_training_state, training_state
 from geneformer_grn.training.config import PretrainConfig
-from geneformer_grn.training.optimizer import learning_rate
+from geneformer_grn.training.meter import write_pending
+from geneformer_grn.training.optimizer import AnyOptimizer
+from geneformer_grn.training.schedule import learning_rate
+from geneformer_grn.training.sharding import is_sharded, whole, whole_model
 from geneformer_grn.training.signals import stop_signals
 from geneformer_grn.training.stream import StepData
 from geneformer_grn.training.tracking import RunLog
@@ -52,10 +55,13 @@ class SummedLoss(nn.Module):
         self.model = model
         self.precision = precision
 
-    def forward(self, batch: PackedBatch) -> torch.Tensor:
-        """Return the sum of the cross-entropies (nats) over the masked tokens of `batch`."""
+    def forward(self, batch: PackedBatch, layout: AttentionLayout | None = None) -> torch.Tensor:
+        """Return the sum of the cross-entropies (nats) over the masked tokens of `batch`.
+
+        `layout` names the attention, see `make_layout`; None: the device's usual one.
+        """
         with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            loss_sum, _ = masked_language_loss(self.model, batch)
+            loss_sum, _ = masked_language_loss(self.model, batch, layout)
         return loss_sum
 
 
@@ -69,23 +75,32 @@ class Run:
         `SummedLoss`, wrapped for the processes there are.
     facts
         Written into every checkpoint, see `save_training_state`.
+    attention
+        Which attention runs; None: the device's usual one.
+    peak_flops
+        Of one device in FLOP/s; None: not known.
     validate
-        Returns held-out figures; called on rank 0 only. None: no held-out corpus.
+        Returns held-out figures of a model; called on rank 0 only. None: no held-out corpus.
     keep_best
-        Called on rank 0 when the held-out loss is the lowest so far.
+        Called with the model on rank 0 when the held-out loss is the lowest so far.
+    export
+        Writes a model as a plain folder, into every checkpoint.
     """
 
     config: PretrainConfig
     out: Path
     accelerator: Accelerator
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: AnyOptimizer
     log: RunLog
     total_steps: int
     position: Position
     facts: dict[str, Any]
-    validate: Callable[[], dict[str, float]] | None = None
-    keep_best: Callable[[], None] | None = None
+    attention: LayoutKind | None = None
+    peak_flops: float | None = None
+    validate: Callable[[BertForMaskedLM], dict[str, float]] | None = None
+    keep_best: Callable[[BertForMaskedLM], None] | None = None
+    export: Callable[[BertForMaskedLM, Path], None] | None = None
     pending: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -93,6 +108,14 @@ class Run:
         """The model inside the wrappers."""
         module: SummedLoss = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return module.model
+
+    def whole_model(self) -> BertForMaskedLM:
+        """Return the model with all its weights; where they are sharded, all processes must call it."""
+        return whole_model(self.bare_model) if is_sharded(self.model) else self.bare_model
+
+    def count_tokens(self, n_tokens: int) -> None:
+        """Add to the tokens seen."""
+        self.position = replace(self.position, tokens=self.position.tokens + n_tokens)
 
 
 def train(run: Run, steps: Iterable[StepData]) -> bool:
@@ -113,7 +136,21 @@ def train(run: Run, steps: Iterable[StepData]) -> bool:
     ------
     ValueError
         The loss or a gradient is not finite; the last checkpoint is kept.
+    OSError
+        The disk is full; the last checkpoint is kept.
     """
+    try:
+        return _train(run, steps)
+    except OSError as error:
+        if error.errno == errno.ENOSPC and "--resume" not in str(error):
+            raise OSError(
+                errno.ENOSPC,
+                f"the disk of {run.out} is full; the last checkpoint is kept. Free some space and --resume",
+            ) from error
+        raise
+
+
+def _train(run: Run, steps: Iterable[StepData]) -> bool:
     settings = run.config.run
     bar = progress(total=run.total_steps, initial=run.position.step, unit="step", desc="pretrain")
     source = iter(steps)
@@ -170,17 +207,19 @@ def take_step(run: Run, data: StepData, *, waited: float) -> None:
     for group in run.optimizer.param_groups:
         group["lr"] = rate
 
-    n_masked, n_tokens = _over_all(accelerator, data.n_masked, data.n_tokens)
+    n_masked, n_tokens, squared = _over_all(accelerator, data.n_masked, data.n_tokens, data.n_squared)
     loss_sum = torch.zeros((), device=accelerator.device)
     for number, batch in zip(data.numbers, data.batches, strict=True):
         seed_dropout(run.config.run.seed, number)
         is_last = number == data.numbers[-1]
-        with contextlib.nullcontext() if is_last else accelerator.no_sync(run.model):
-            batch_loss = run.model(batch.to(accelerator.device))
+        with _synchronised(run, when=is_last):
+            moved = batch.to(accelerator.device)
+            layout = run.attention and make_layout(run.attention, moved.cu_seqlens, moved.n_tokens)
+            batch_loss = run.model(moved, layout)
             accelerator.backward(batch_loss * (accelerator.num_processes / n_masked))
         loss_sum += batch_loss.detach()
 
-    grad_norm = accelerator.clip_grad_norm_(run.model.parameters(), optim.clip_norm)
+    grad_norm = whole(nn.utils.clip_grad_norm_(run.model.parameters(), optim.clip_norm))
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
 
@@ -193,9 +232,11 @@ def take_step(run: Run, data: StepData, *, waited: float) -> None:
             "loss_sum": loss_sum,
             "masked_tokens": n_masked,
             "tokens": n_tokens,
+            "squared": squared,
             "lr": rate,
             "grad_norm": grad_norm,
             "data_wait_s": round(waited, 6),
+            "data": data,
         }
     )
 
@@ -208,54 +249,15 @@ def seed_dropout(seed: int, number: tuple[int, int]) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, *number)).generate_state(1)[0]))
 
 
-def write_pending(run: Run, *, seconds: float) -> float:
-    """Read the metrics off the device, check them, and write one log line per step.
-
-    Parameters
-    ----------
-    run
-        Its pending lines are written, and its position learns the tokens.
-    seconds
-        Wall time of the pending steps; speed is given as their mean.
-
-    Returns
-    -------
-    Mean loss of the pending steps (nats per masked token).
-
-    Raises
-    ------
-    ValueError
-        A loss or gradient norm is not finite.
-    """
-    accelerator, pending = run.accelerator, run.pending
-    loss_sums = accelerator.reduce(torch.stack([line.pop("loss_sum") for line in pending]), "sum").tolist()
-    memory = peak_memory_mb(accelerator.device)
-    mean_step_s = seconds / len(pending)
-    for line, loss_sum in zip(pending, loss_sums, strict=True):
-        n_masked, n_tokens, norm = int(line["masked_tokens"]), int(line["tokens"]), float(line["grad_norm"])
-        loss = loss_sum / n_masked
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise ValueError(
-                f"the loss ({loss}) or the gradient norm ({norm}) of step {line['step']} is not finite. The "
-                "last checkpoint is kept. A lower optim.lr, a longer optim.warmup_steps or "
-                "run.precision=fp32 may help."
-            )
-        line |= {"loss": loss, "masked_tokens": n_masked, "tokens": n_tokens, "grad_norm": norm}
-        run.log.write({**line, "tokens_per_s": round(n_tokens / mean_step_s), "peak_memory_mb": memory})
-    run.log.flush()
-    n_seen = sum(line["tokens"] for line in pending)
-    mean_loss = sum(loss_sums) / sum(line["masked_tokens"] for line in pending)
-    run.position = replace(run.position, tokens=run.position.tokens + n_seen)
-    pending.clear()
-    return mean_loss
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory in MB: the GPU's on CUDA, else the process's resident set."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    unit = 1.0 if sys.platform == "darwin" else 1024.0  # ru_maxrss is in bytes on macOS, in KiB on Linux
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+@contextlib.contextmanager
+def _synchronised(run: Run, *, when: bool) -> Iterator[None]:
+    """Let the backward pass within exchange gradients between processes only `when` asked to."""
+    if isinstance(run.model, FSDPModule):
+        run.model.set_requires_gradient_sync(when)
+        yield
+    else:
+        with contextlib.nullcontext() if when else run.accelerator.no_sync(run.model):
+            yield
 
 
 def _over_all(accelerator: Accelerator, *counts: int) -> tuple[Any, ...]:
@@ -276,8 +278,9 @@ def _agreed(run: Run, *, wanted: bool, at_read: bool) -> bool:
 
 
 def _validate(run: Run) -> None:
+    model = run.whole_model()
     if run.accelerator.is_main_process and run.validate is not None:
-        figures = run.validate()
+        figures = run.validate(model)
         run.model.train()
         loss = figures["validation_loss"]
         run.log.write({"step": run.position.step, **figures})
@@ -289,14 +292,16 @@ def _validate(run: Run) -> None:
         if run.position.best_loss is None or loss < run.position.best_loss:
             run.position = replace(run.position, best_loss=loss)
             if run.keep_best is not None:
-                run.keep_best()
+                run.keep_best(model)
     run.accelerator.wait_for_everyone()
 
 
 def _save(run: Run) -> None:
+    state = training_state(run.bare_model, run.optimizer)
+    model, export = run.whole_model(), run.export
     if run.accelerator.is_main_process:
         save_training_state(
-            run.out, run.bare_model, run.optimizer, run.position,
-            facts=run.facts, keep_last=run.config.run.keep_last,
+            run.out, state, run.position, facts=run.facts, keep_last=run.config.run.keep_last,
+            export=None if export is None else lambda folder: export(model, folder),
         )  # fmt: skip
     run.accelerator.wait_for_everyone()

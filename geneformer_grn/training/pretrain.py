@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 from transformers import BertForMaskedLM
 
 from geneformer_grn._runtime import (
@@ -31,18 +32,21 @@ from geneformer_grn.cells.rank_position import RankPositionBaseline
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import ModelConfig, new_model, save_checkpoint
 from geneformer_grn.training import checkpoints
+from geneformer_grn.training.attention import choose_attention
 from geneformer_grn.training.config import PretrainConfig, flat_config
 from geneformer_grn.training.data import PretrainingData, open_data
+from geneformer_grn.training.flops import peak_flops
 from geneformer_grn.training.initialization import (
     start_bias_at_frequencies,
     start_embeddings_at_components,
     start_positions_at_waves,
 )
 from geneformer_grn.training.loop import Run, SummedLoss, train
-from geneformer_grn.training.optimizer import make_optimizer
+from geneformer_grn.training.optimizer import AnyOptimizer, make_optimizer
 from geneformer_grn.training.plan import plan_steps
 from geneformer_grn.training.record import FILE as RECORD_FILE
 from geneformer_grn.training.record import training_record
+from geneformer_grn.training.sharding import shard
 from geneformer_grn.training.stream import Prefetched, Share, training_steps
 from geneformer_grn.training.tracking import FILE, RunLog, read_log, require_tracker, start_tracker
 from geneformer_grn.training.validation import masked_cells, masked_gene_scores
@@ -101,6 +105,7 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no",
+        project_dir=str(out),  # where TensorBoard writes
         log_with=None if config.run.tracker == "off" else config.run.tracker,
     )
     accelerator.wait_for_everyone()  # nobody writes into `out` before everybody has looked
@@ -110,11 +115,13 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
     steps = training_steps(data.corpus, data.vocabulary, data.batches, share=share, start=start)
     try:
         baseline = _add_validation(run, data)
+        run.export = lambda model, folder: export(model, data.vocabulary, folder)
         with Prefetched(steps, accelerator.device) as ready:
             finished = train(run, ready)
     finally:
         run.log.close()
     summary = _summary(run, finished=finished)
+    model = run.whole_model()
     if accelerator.is_main_process and finished:
         record = training_record(
             config, read_log(out / FILE),
@@ -122,7 +129,7 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
         )  # fmt: skip
         baseline = baseline or RankPositionBaseline.fit(data.corpus, data.vocabulary)
         dtype = config.run.export_dtype
-        export(run.bare_model, data.vocabulary, out / "model", baseline=baseline, record=record, dtype=dtype)
+        export(model, data.vocabulary, out / "model", baseline=baseline, record=record, dtype=dtype)
         write_json(out / "result.json", summary | {"versions": library_versions()})
         logger.info("wrote the model to %s", out / "model")
     accelerator.wait_for_everyone()
@@ -176,8 +183,10 @@ def _start(
     config: PretrainConfig, out: Path, data: PretrainingData, accelerator: Accelerator, *, resume: bool
 ) -> Run:
     """Return a run at its beginning or at its newest checkpoint, and record what it is in ``run.json``."""
-    facts = plain_json(flat_config(config) | _identity(data.corpus))
     checkpoint = checkpoints.load_newest(out) if resume else None
+    before = None if checkpoint is None else checkpoint.facts.get("attention")
+    attention = choose_attention(config, data, accelerator, before=before)
+    facts = plain_json(flat_config(config) | _identity(data.corpus) | {"attention": attention})
     if checkpoint is not None:
         checkpoints.require_same_run(checkpoint.facts, facts)
     position = checkpoint.position if checkpoint is not None else checkpoints.Position()
@@ -206,17 +215,35 @@ def _start(
     if checkpoint is None and config.model.positions == "waves":
         start_positions_at_waves(bare_model, seed=config.run.seed)
     module = SummedLoss(bare_model, config.run.precision)
-    if config.run.compile:
-        module.compile(dynamic=True)
-    optimizer = make_optimizer(module, config.optim, device=accelerator.device)
-    model, optimizer = accelerator.prepare(module, optimizer)
+    model, optimizer = _prepare(module, config, accelerator)
     if checkpoint is not None:
         checkpoints.restore(checkpoint, module.model, optimizer)
     return Run(
         config=config, out=out, accelerator=accelerator, model=model, optimizer=optimizer,
         log=RunLog(out, accelerator, after_step=position.step),
-        total_steps=plan["steps"], position=position, facts=facts,
+        total_steps=plan["steps"], position=position, facts=facts, attention=attention,
+        peak_flops=peak_flops(accelerator.device, config.run.precision),
     )  # fmt: skip
+
+
+def _prepare(
+    module: SummedLoss, config: PretrainConfig, accelerator: Accelerator
+) -> tuple[nn.Module, AnyOptimizer]:
+    """Return the module as it is called in training, and its optimizer: compiled, wrapped or sharded."""
+    run, device = config.run, accelerator.device
+    if run.activation_checkpointing:
+        module.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if run.sharding == "fsdp2":
+        module.to(device)
+        for layer in module.model.bert.encoder.layer if run.compile else ():
+            layer.compile(dynamic=False)  # FSDP's own work lies between the layers and is not compiled
+        shard(module, module.model, device)
+        return module, make_optimizer(module, config.optim, device=device)
+    if run.compile:
+        module.compile(dynamic=False)
+    # The optimizer stays ours: Accelerate would wrap it for loss scaling and accumulation we do not use.
+    optimizer = make_optimizer(module.to(device), config.optim, device=device)
+    return accelerator.prepare(module), optimizer
 
 
 def _make_folder(out: Path) -> None:
@@ -228,15 +255,18 @@ def _make_folder(out: Path) -> None:
 
 def _add_validation(run: Run, data: PretrainingData) -> RankPositionBaseline | None:
     """Make rank 0 of `run` score the held-out corpus; return the baseline, fitted on the training corpus."""
-    if data.validation is None or not run.accelerator.is_main_process:
+    if data.validation is None:
+        return None
+    if not run.accelerator.is_main_process:
+        run.validate = lambda _model: {}  # all processes know when to wait for rank 0
         return None
     held_out, vocabulary, settings = data.validation, data.vocabulary, run.config.run
     baseline = RankPositionBaseline.fit(data.corpus, vocabulary)
     guess = baseline.score(masked_cells(held_out, vocabulary, max_cells=settings.validation_cells))
 
-    def validate() -> dict[str, float]:
+    def validate(model: BertForMaskedLM) -> dict[str, float]:
         scores = masked_gene_scores(
-            run.bare_model, held_out, vocabulary, max_cells=settings.validation_cells,
+            model, held_out, vocabulary, max_cells=settings.validation_cells,
             device=run.accelerator.device, precision=settings.precision,
             token_budget=run.config.data.token_budget,
         )  # fmt: skip
@@ -249,7 +279,7 @@ def _add_validation(run: Run, data: PretrainingData) -> RankPositionBaseline | N
         }
 
     run.validate = validate
-    run.keep_best = lambda: export(run.bare_model, vocabulary, run.out / "best", baseline=baseline)
+    run.keep_best = lambda model: export(model, vocabulary, run.out / "best", baseline=baseline)
     return baseline
 
 

@@ -33,6 +33,8 @@ class StepData:
         Their places in the data: (epoch, batch of the epoch counted over all processes).
     n_masked, n_tokens
         Masked and real tokens of this process's batches.
+    n_squared
+        Sum of the squared lengths of their cells, which is what attention costs.
     after
         Place in the data behind this step, counted over all processes.
     """
@@ -41,6 +43,7 @@ class StepData:
     numbers: list[tuple[int, int]]
     n_masked: int
     n_tokens: int
+    n_squared: int
     after: tuple[int, int]
 
 
@@ -89,11 +92,13 @@ def training_steps(
                 (epoch, place * share.world_size + share.rank) for place in range(first, first + len(group))
             ]
             first += len(group)
+            lengths = torch.cat([batch.cell_lengths for batch in group])
             yield StepData(
                 batches=group,
                 numbers=numbers,
-                n_masked=sum(len(batch.masked_index) for batch in group),
-                n_tokens=sum(batch.n_tokens for batch in group if batch.cell_index[0] >= 0),
+                n_masked=sum(int((batch.masked_index >= 0).sum()) for batch in group),
+                n_tokens=int(lengths.sum()),
+                n_squared=int(lengths.square().sum()),
                 after=(epoch, first * share.world_size),
             )
         epoch, first = epoch + 1, 0

@@ -95,7 +95,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def start_tracker(accelerator: Accelerator, name: str, config: Mapping[str, Any], *, out: Path) -> None:
-    """Start the tracker `name` (``off`` or ``wandb``) of an accelerator made with ``log_with=name``.
+    """Start a tracker of an accelerator made with ``log_with=name``; ``off`` starts none.
 
     Raises
     ------
@@ -108,9 +108,14 @@ def start_tracker(accelerator: Accelerator, name: str, config: Mapping[str, Any]
     # Without these wandb records the repository's state and the source file on its own account.
     os.environ.setdefault("WANDB_DISABLE_GIT", "true")
     os.environ.setdefault("WANDB_DISABLE_CODE", "true")
-    accelerator.init_trackers(
-        "geneformer-grn", config=plain_json(dict(config)), init_kwargs={name: wandb_arguments(out)}
-    )
+    known = {"wandb": wandb_arguments(out)}
+    values = plain_json(dict(config))
+    if name == "tensorboard":  # takes plain values only
+        values = {
+            key: value if isinstance(value, int | float | str) else str(value)
+            for key, value in values.items()
+        }
+    accelerator.init_trackers("geneformer-grn", config=values, init_kwargs={name: known.get(name, {})})
 
 
 def wandb_arguments(out: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def trained():
 
 def save(out: Path, trained, step: int, **facts) -> Path:
     return checkpoints.save_training_state(
-        out, *trained, Position(step=step, epoch=1, batch=7), facts=facts, keep_last=2
+        out, checkpoints.training_state(*trained), Position(step=step, epoch=1, batch=7), facts=facts, keep_last=2
     )
 
 

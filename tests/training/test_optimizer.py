@@ -7,7 +7,8 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 
 from geneformer_grn.model.encoder import ModelConfig, new_model
 from geneformer_grn.training.config import OptimSection
-from geneformer_grn.training.optimizer import learning_rate, make_optimizer
+from geneformer_grn.training.optimizer import make_optimizer
+from geneformer_grn.training.schedule import learning_rate
 
 
 @pytest.mark.parametrize(

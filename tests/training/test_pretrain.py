@@ -26,7 +26,7 @@ from geneformer_grn.training.pretrain import open_data, run_pretraining
 from geneformer_grn.training.tracking import read_log
 from geneformer_grn.training.validation import masked_cells, masked_gene_scores
 
-TIMINGS = {"tokens_per_s", "data_wait_s", "peak_memory_mb"}
+TIMINGS = {"tokens_per_s", "mfu", "data_wait_s", "data_wait_share", "peak_memory_mb"}
 
 
 def without_timings(path: Path) -> list[dict]:
