@@ -29,6 +29,7 @@ from geneformer_grn.genes.table import load_gene_table
 
 _ENSEMBL = re.compile(r"ENS[A-Z]{0,4}G[0R]?\d{6,}(\.\d+)?(_PAR_Y)?")
 _DELIMITERS = "\t,; "
+_EMPTY = (b"\n", b"\r\n")
 _N_TESTED = 2000
 _DIGITS = b'0123456789-\t,; "\r\n'
 
@@ -78,7 +79,10 @@ def _read_layout(path: Path) -> _Layout:
         n_before, line = 1, file.readline()
         while line.startswith(b"#") and b"\t" not in line:
             n_before, line = n_before + 1, file.readline()
-        texts = [text.decode("utf-8-sig", "replace").rstrip("\r\n") for text in (line, file.readline())]
+        first = file.readline()
+        while first in _EMPTY:
+            first = file.readline()
+        texts = [text.decode("utf-8-sig", "replace").rstrip("\r\n") for text in (line, first)]
     for delimiter in sorted(_DELIMITERS, key=texts[0].count, reverse=True):
         names, values = (next(csv.reader([text], delimiter=delimiter), []) for text in texts)
         if len(values) > 1 and len(values) - len(names) in {0, 1}:
@@ -97,7 +101,7 @@ def _scan(path: Path, layout: _Layout) -> tuple[list[str], bool]:
     delimiter = layout.delimiter.encode()
     with _after_header(path, layout) as file:
         for number, line in enumerate(file, start=layout.n_before + 1):
-            if line in {b"\n", b"\r\n"}:
+            if line in _EMPTY:
                 continue
             start = line.find(b'"', 1) + 1 if line.startswith(b'"') else 0
             end = line.find(delimiter, start)
@@ -124,6 +128,15 @@ class _after_header(ExitStack):  # noqa: N801
         for _ in range(self.layout.n_before):
             file.readline()
         return file
+
+
+def _filled(text: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the runs of lines that are not empty, and where they start."""
+    if not text.startswith(b"\n") and b"\n\n" not in text:
+        yield 0, text
+        return
+    for run in re.finditer(rb"(?:[^\n]+\n)+", text):
+        yield run.start(), run.group()
 
 
 def _genes_are_first(names: list[str], header: list[str], name: str) -> bool:
@@ -159,14 +172,14 @@ class _TextRows:
         with _after_header(self.path, self.text) as file:
             for text in lots_of_lines(file):
                 full = text.replace(b"\r", b"")
-                if full.startswith(b"\n") or b"\n\n" in full:  # empty lines are no rows
-                    full = re.sub(rb"\n+", b"\n", full).lstrip(b"\n")
-                rows, columns, values, n_rows = parse(
-                    full, self.path, delimiter=self.text.delimiter, named=True, first_line=line
-                )
-                yield first, n_rows, rows, columns, values.astype(self.dtype, copy=False)
-                first += n_rows
-                line += text.count(b"\n")
+                for start, lines in _filled(full):
+                    rows, columns, values, n_rows = parse(
+                        lines, self.path, delimiter=self.text.delimiter, named=True,
+                        first_line=line + full.count(b"\n", 0, start),
+                    )  # fmt: skip
+                    yield first, n_rows, rows, columns, values.astype(self.dtype, copy=False)
+                    first += n_rows
+                line += full.count(b"\n")
 
     def entries(self) -> Entries:
         """Yield (columns, rows, values), for the transpose."""

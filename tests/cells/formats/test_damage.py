@@ -124,7 +124,7 @@ def test_a_broken_chunk_is_found_on_reading(cells, tmp_path):
         (["x,A,B", "TP53,1,2", "CD4,3"], "line 3 has 1 values, where the header names 2"),
         (["x,A,B", "TP53,1,2", "CD4,3,4,5"], "line 3 has 3 values"),
         (["# a comment", "x,A,B", "TP53,1,2", "CD4,3,many"], "line 4, column 3 holds 'many', where a number"),
-        (["x,A,B", "TP53,1,2", "", "CD4,,1"], "line 4, column 2 holds ''"),
+        (["x,A,B", "TP53,1,2", "", "CD4,,1", ""], "line 4, column 2 holds ''"),
         (["x;A;B", 'TP53;1,5;2'], "holds '1,5'"),
         (["one", "two"], "no table of counts"),
         (["x,A,B"], "no table of counts"),

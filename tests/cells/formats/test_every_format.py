@@ -131,6 +131,14 @@ def test_loom_with_wide_chunks_is_put_in_order(write, counts, tmp_path, monkeypa
         check(source, counts)
 
 
+def test_empty_lines_in_text_are_no_rows(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"x,A,B\n\nTP53,1,2\r\n\r\n\nCD4,0,1\n\n")
+    with open_source(path) as source:
+        assert list(source.var.index) == ["TP53", "CD4"]
+        np.testing.assert_array_equal(source.to_anndata().X.toarray(), [[1, 0], [2, 1]])
+
+
 def test_loom_layers(write, counts, tmp_path):
     with open_source(write.loom(tmp_path / "a.loom"), layer="spliced") as source:
         check(source, 2 * counts)
