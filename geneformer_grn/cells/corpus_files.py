@@ -19,7 +19,6 @@ import pyarrow as pa
 from geneformer_grn._runtime import library_versions, sha256_file, write_json
 from geneformer_grn.cells.corpus import Corpus
 from geneformer_grn.cells.shards import CORPUS_KIND, MANIFEST
-from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 _BATCH_VALUES = 1 << 20  # tokens of a record batch
 _SUMS = ("n_cells", "n_tokens", "n_cropped_cells", "n_cropped_genes")
@@ -151,7 +150,8 @@ def finish_corpus(
         "files": files,
     }
     write_json(folder / MANIFEST, manifest)
-    write_beside(folder, list(names.values()), parents[0].vocabulary)
+    parents[0].vocabulary.save(folder)
+    write_dataset_files(folder, list(names.values()), parents[0].vocabulary.fingerprint)
 
 
 def _totals(entries: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
@@ -164,14 +164,13 @@ def _totals(entries: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str
     return totals
 
 
-def write_beside(folder: Path, shards: Sequence[str], vocabulary: GeneVocabulary) -> None:
-    """Write the vocabulary, and the files by which `datasets` knows a dataset of these shards."""
-    vocabulary.save(folder)
+def write_dataset_files(folder: Path, shards: Sequence[str], fingerprint: str) -> None:
+    """Write the files by which `datasets` knows a dataset of these shards."""
     information = {"description": CORPUS_KIND, "citation": "", "homepage": "", "license": ""}
     write_json(folder / "dataset_info.json", information)
     state: dict[str, Any] = {
         "_data_files": [{"filename": shard} for shard in shards],
-        "_fingerprint": vocabulary.fingerprint[:16],
+        "_fingerprint": fingerprint[:16],
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from geneformer_grn._runtime import atomic_path, library_versions, logger, sha256_file, write_json
-from geneformer_grn.cells.corpus_files import link_or_copy, write_beside
+from geneformer_grn.cells.corpus_files import link_or_copy, write_dataset_files
 from geneformer_grn.cells.reading import OpenedCounts, open_counts
 from geneformer_grn.cells.shards import CORPUS_KIND, MANIFEST, CorpusSettings, Part, check_file, parts_of
-from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.genes.vocabulary import VOCABULARY_FILES, GeneVocabulary
 
 PLAN = "plan.json"
 _WORTH_KEEPING = 16  # parts, a million cells at their usual size
@@ -263,7 +263,10 @@ def finish_plan(plan: CorpusPlan) -> None:
     for name, shard in zip(names, [shard for filled in shards for shard in filled], strict=True):
         link_or_copy(plan.folder / shard, folder / name)
     write_json(folder / MANIFEST, _manifest(plan, entries))
-    write_beside(folder, names, plan.vocabulary)
+    for name in VOCABULARY_FILES:
+        if (plan.folder / name).exists():
+            link_or_copy(plan.folder / name, folder / name)
+    write_dataset_files(folder, names, plan.vocabulary.fingerprint)
     if plan.out.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         plan.out.rename(replaced)

@@ -26,6 +26,7 @@ SPECIAL_TOKENS: dict[str, tuple[str, ...]] = {
     "v2": ("<pad>", "<mask>", "<cls>", "<eos>"),
     "default": ("<pad>", "<mask>", "<cls>", "<eos>", "<unk>"),
 }
+VOCABULARY_FILES = ("genes.tsv", "vocabulary.json", "aliases.tsv")  # the last only with aliases of its own
 MAX_LENGTH: dict[str, int] = {"v1": 2048, "v2": 4096, "default": 1024}
 TARGET_SUM = 10_000.0
 
@@ -148,16 +149,11 @@ class GeneVocabulary:
         """Write ``genes.tsv``, ``vocabulary.json`` and, with own aliases, ``aliases.tsv`` into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        table = pd.DataFrame(
-            {
-                "ensembl_id": self.ensembl_ids,
-                "symbol": self.symbols,
-                "median": [repr(float(value)) if value == value else "" for value in self.medians],
-                "is_regulator": self.is_regulator.astype(int),
-            }
-        )
+        medians = [repr(value) if value == value else "" for value in self.medians.tolist()]
+        genes = zip(self.ensembl_ids, self.symbols, medians, self.is_regulator.astype(int), strict=True)
+        lines = ["ensembl_id\tsymbol\tmedian\tis_regulator", *("\t".join(map(str, row)) for row in genes)]
         with atomic_path(folder / "genes.tsv") as path:
-            table.to_csv(path, sep="\t", index=False)
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         if self.aliases is not None:
             with atomic_path(folder / "aliases.tsv") as path:
                 rows = pd.DataFrame(sorted(self.aliases.items()), columns=["alias", "ensembl_id"])
