@@ -12,9 +12,9 @@ times; the memory of a pass is bounded by that of its bins (400 MB) or of its va
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy import sparse
@@ -106,6 +106,12 @@ class Search:
         return cls(**{**values, "kind": str(values["kind"])})  # type: ignore[arg-type]
 
 
+class Answer(Protocol):
+    """What :meth:`Tally.arrays` returns, in memory or in a file."""
+
+    def __getitem__(self, name: str, /) -> np.ndarray: ...
+
+
 def new_search(n_genes: int, *, collect: bool) -> Search:
     """Return the first pass's question: collect all values, or count them."""
     one_each = np.full((n_genes, 2), -1, dtype=np.int32)
@@ -135,7 +141,7 @@ class Tally:
         collect = search.kind == "collect"
         self._shift = np.empty(0, dtype=np.uint64) if collect else search.shift
         self._histogram = np.zeros(0 if collect else search.n_tracks << self._bits, dtype=np.uint32)
-        self._collected: list[tuple[np.ndarray, np.ndarray]] = []
+        self._collected: list[dict[str, np.ndarray]] = []
 
     def add(self, matrix: sparse.csr_matrix, n_counts: np.ndarray, genes: np.ndarray) -> None:
         """Add a block of cells.
@@ -172,10 +178,10 @@ class Tally:
         collect_values(*cells, *tracks, lengths, np.empty(0, dtype=np.int64), np.empty(0))
         values = np.empty(int(lengths.sum()))
         collect_values(*cells, *tracks, lengths, _starts(lengths)[:-1], values)
-        self._collected.append((values, lengths))
+        self._collected.append({"values": values, "lengths": lengths})
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the answer as arrays, for ``numpy.savez``; blocks added before are forgotten."""
+        """Return the answer as arrays, for ``numpy.savez``."""
         if self._search.kind != "collect":
             places = np.flatnonzero(self._histogram)
             return {"places": places.astype(np.int64), "counts": self._histogram[places]}
@@ -185,7 +191,7 @@ class Tally:
 
 def next_search(
     search: Search,
-    answers: Iterable[Mapping[str, np.ndarray]],
+    answers: Sequence[Answer],
     *,
     most_values: int = MOST_VALUES,
     keep: np.ndarray | None = None,
@@ -197,7 +203,7 @@ def next_search(
     search
         This pass's question.
     answers
-        The :meth:`Tally.arrays` of every file, in any order.
+        The :meth:`Tally.arrays` of every file, in any order; each array may be loaded when asked for.
     most_values
         Collect the values that are left once there are no more than this.
     keep
@@ -238,9 +244,9 @@ def next_search(
     )  # fmt: skip
 
 
-def _search_collected(search: Search, answers: Iterable[Mapping[str, np.ndarray]]) -> Search:
+def _search_collected(search: Search, answers: Sequence[Answer]) -> Search:
     """Return the finished search, with the middle values among those that were collected."""
-    values, lengths = _join_collected(search, [(answer["values"], answer["lengths"]) for answer in answers])
+    values, lengths = _join_collected(search, answers)
     starts = _starts(lengths)
     direct = not search.n.any()
     n = lengths.astype(np.int64) if direct else search.n
@@ -264,18 +270,16 @@ def _search_collected(search: Search, answers: Iterable[Mapping[str, np.ndarray]
     )  # fmt: skip
 
 
-def _join_collected(
-    search: Search, parts: list[tuple[np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of several parts, track after track, and how many of each; empties the list."""
+def _join_collected(search: Search, parts: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of several parts, track after track, and how many each track has."""
     from geneformer_grn.cells.median_kernels import place_values
 
     lengths = np.zeros(search.n_tracks, dtype=np.uint32)
-    for _, some in parts:
-        lengths += some
+    for part in parts:
+        lengths += part["lengths"]
     values, cursor = np.empty(int(lengths.sum(dtype=np.int64))), _starts(lengths)[:-1].copy()
-    while parts:
-        place_values(*parts.pop(), cursor, values)
+    for part in parts:
+        place_values(part["values"], part["lengths"], cursor, values)
     return values, lengths
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
     from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 _MOST_COLUMNS = 1 << 16  # known genes that are looked at together
+
+
+@dataclass(frozen=True)
+class StoredAnswer:
+    """The arrays of a file's answer; none stays in memory."""
+
+    path: Path
+
+    def __getitem__(self, name: str, /) -> np.ndarray:
+        with np.load(self.path, allow_pickle=False) as arrays:
+            array: np.ndarray = arrays[name]
+        return array
 
 
 @dataclass
@@ -119,11 +131,9 @@ class VocabularyWork:
             with atomic_path(self._answer(number)) as path:
                 np.savez(path, **tally.arrays())  # type: ignore[arg-type]
 
-    def answers(self) -> Iterator[dict[str, np.ndarray]]:
-        """Yield what the files answered to the present pass."""
-        for number in range(len(self.files)):
-            with np.load(self._answer(number), allow_pickle=False) as arrays:
-                yield dict(arrays)
+    def answers(self) -> list[StoredAnswer]:
+        """Return what the files answered to the present pass; it is read when asked for."""
+        return [StoredAnswer(self._answer(number)) for number in range(len(self.files))]
 
     def advance(self, search: Search) -> None:
         """Make `search` what the next pass asks, and that the present one."""
