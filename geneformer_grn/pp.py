@@ -95,6 +95,7 @@ def rank(
     allow_normalised: bool = False,
     sum_duplicates: bool = False,
     drop_empty: bool = False,
+    species: Species = "human",
 ) -> RankedCells:
     """Rank the genes of each cell by count over non-zero median, as the model reads them.
 
@@ -105,7 +106,7 @@ def rank(
     model
         Whose genes and medians: a shipped name, a checkpoint folder, a Hugging Face id on disk, or a
         vocabulary.
-    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty
+    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty, species
         How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
 
     Returns
@@ -139,6 +140,7 @@ def rank(
         allow_normalised=allow_normalised,
         sum_duplicates=sum_duplicates,
         drop_empty=drop_empty,
+        species=species,
     )
     counts = read_counts(adata, vocabulary, read)
     facts = {**asdict(read), **counts.report}

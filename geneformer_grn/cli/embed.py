@@ -24,6 +24,8 @@ def embed(
     pooling: Annotated[
         str, typer.Option("--pooling", help="Cells: mean (over their genes) or cls (the <cls> state).")
     ] = "mean",
+    where: options.Where = None,
+    species: options.Species = "human",
     layer: options.Layer = None,
     gene_column: options.GeneColumn = None,
     counts_column: options.CountsColumn = None,
@@ -42,7 +44,7 @@ def embed(
     with verb(quiet=quiet, as_json=as_json, threads=threads) as summary:
         from geneformer_grn._runtime import atomic_path, logger, write_json
         from geneformer_grn.cells.counts import ReadSettings
-        from geneformer_grn.cells.opening import read_h5ad
+        from geneformer_grn.cells.opening import read_anndata
         from geneformer_grn.embedding import EmbedSettings
         from geneformer_grn.workflows.embed import ModelSettings, embed_adata
 
@@ -55,6 +57,8 @@ def embed(
             allow_normalised=allow_normalised,
             sum_duplicates=sum_duplicates,
             drop_empty=drop_empty,
+            where=where,
+            species=species,  # type: ignore[arg-type]  # checked there, with the known names
         )
         settings = EmbedSettings(
             pooling=pooling,  # type: ignore[arg-type]  # checked there, with the known names
@@ -63,7 +67,7 @@ def embed(
         )
         run = ModelSettings(device=device, precision=precision)  # type: ignore[arg-type]  # checked there
         with atomic_path(out) as temporary:
-            adata = read_h5ad(file)
+            adata = read_anndata(file, layer)
             embed_adata(adata, model, settings, read=read, run=run)
             provenance = adata.uns["geneformer_grn"]["embed"]
             provenance["seed"] = seed

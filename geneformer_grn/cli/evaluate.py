@@ -34,6 +34,8 @@ def add(app: typer.Typer) -> None:
         cells: CellFiles = None,
         out: Out = None,
         max_cells: MaxCells = 1000,
+        where: options.Where = None,
+        species: options.Species = "human",
         layer: options.Layer = None,
         gene_column: options.GeneColumn = None,
         counts_column: options.CountsColumn = None,
@@ -67,6 +69,8 @@ def add(app: typer.Typer) -> None:
                     allow_normalised=allow_normalised,
                     sum_duplicates=sum_duplicates,
                     drop_empty=drop_empty,
+                    where=where,
+                    species=species,  # type: ignore[arg-type]  # checked there, with the known names
                 ),
             )
             results = evaluate_model(checkpoint, cells or (), settings, out=out)

@@ -32,6 +32,8 @@ def network(
         int, typer.Option("--max-targets", min=1, help="Most variable genes taken as targets.")
     ] = 2000,
     min_cells: Annotated[int, typer.Option("--min-cells", min=3, help="Smallest group scored.")] = 20,
+    where: options.Where = None,
+    species: options.Species = "human",
     layer: options.Layer = None,
     gene_column: options.GeneColumn = None,
     counts_column: options.CountsColumn = None,
@@ -74,6 +76,8 @@ def network(
                 allow_normalised=allow_normalised,
                 sum_duplicates=sum_duplicates,
                 drop_empty=drop_empty,
+                where=where,
+                species=species,  # type: ignore[arg-type]  # checked there, with the known names
             ),
         )
         result = network_of_file(file, out, settings=settings, opening=opening, seed=seed)

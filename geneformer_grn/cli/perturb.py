@@ -61,6 +61,8 @@ def perturb(
     n_cells: Annotated[
         int | None, typer.Option("--cells", min=1, help="Use a random sample of at most this many cells.")
     ] = None,
+    where: options.Where = None,
+    species: options.Species = "human",
     layer: options.Layer = None,
     gene_column: options.GeneColumn = None,
     counts_column: options.CountsColumn = None,
@@ -113,6 +115,8 @@ def perturb(
             allow_normalised=allow_normalised,
             sum_duplicates=sum_duplicates,
             drop_empty=drop_empty,
+            where=where,
+            species=species,  # type: ignore[arg-type]  # checked there, with the known names
         )
         with staged_folder(out) as folder:
             encoder = load_encoder(model, device=device, precision=precision)  # type: ignore[arg-type]

@@ -45,6 +45,8 @@ def propagate(
     model: Annotated[
         str, typer.Option("--model", help="Whose vocabulary reads the cells; its weights are not used.")
     ] = "mini",
+    where: options.Where = None,
+    species: options.Species = "human",
     layer: options.Layer = None,
     gene_column: options.GeneColumn = None,
     counts_column: options.CountsColumn = None,
@@ -79,6 +81,8 @@ def propagate(
                 allow_normalised=allow_normalised,
                 sum_duplicates=sum_duplicates,
                 drop_empty=drop_empty,
+                where=where,
+                species=species,  # type: ignore[arg-type]  # checked there, with the known names
             ),
         )
         effects = propagate_file(file, out, request, expression=expression, opening=opening, seed=seed)

@@ -42,6 +42,8 @@ def add(app: typer.Typer) -> None:
         n_cells: NCells = None,
         passes: Passes = 3000,
         encoder_layer: options.EncoderLayer = -1,
+        where: options.Where = None,
+        species: options.Species = "human",
         layer: options.Layer = None,
         gene_column: options.GeneColumn = None,
         counts_column: options.CountsColumn = None,
@@ -80,6 +82,8 @@ def add(app: typer.Typer) -> None:
                     allow_normalised=allow_normalised,
                     sum_duplicates=sum_duplicates,
                     drop_empty=drop_empty,
+                    where=where,
+                    species=species,  # type: ignore[arg-type]  # checked there, with the known names
                 ),
             )
             summary |= run_file(cells, out, settings).summary

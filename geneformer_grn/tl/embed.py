@@ -10,6 +10,7 @@ from geneformer_grn._runtime import Precision
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from geneformer_grn.genes.mapping import Species
     from geneformer_grn.model.encoder import Encoder
 
 
@@ -25,6 +26,7 @@ def embed(
     allow_normalised: bool = False,
     sum_duplicates: bool = False,
     drop_empty: bool = False,
+    species: Species = "human",
     device: str = "auto",
     precision: Precision = "fp32",
     token_budget: int = 16_384,
@@ -41,7 +43,7 @@ def embed(
         0 is the last layer, -1 (as the reference method has it) the one before.
     pooling
         Cells: ``mean`` over their genes, or the ``cls`` state.
-    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty
+    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty, species
         How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
     device, precision, token_budget
         Where and how the model runs; `device` and `precision` are those of `model` where that is an encoder.
@@ -78,6 +80,7 @@ def embed(
         allow_normalised=allow_normalised,
         sum_duplicates=sum_duplicates,
         drop_empty=drop_empty,
+        species=species,
     )
     settings = EmbedSettings(pooling=pooling, encoder_layer=encoder_layer, token_budget=token_budget)
     embed_adata(adata, model, settings, read=read, run=ModelSettings(device=device, precision=precision))

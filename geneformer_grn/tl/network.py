@@ -13,6 +13,8 @@ from geneformer_grn._runtime import Precision, package_version
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from geneformer_grn.genes.mapping import Species
+
 
 def network(
     adata: AnnData,
@@ -30,6 +32,7 @@ def network(
     allow_normalised: bool = False,
     sum_duplicates: bool = False,
     drop_empty: bool = False,
+    species: Species = "human",
     device: str = "auto",
     precision: Precision = "fp32",
     token_budget: int = 16_384,
@@ -51,7 +54,7 @@ def network(
         Symbols or Ensembl IDs; None: the vocabulary's transcription factors.
     top, max_targets, min_cells
         See `geneformer_grn.workflows.network.NetworkSettings`.
-    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty
+    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty, species
         How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
     device, precision, token_budget
         Where and how the model runs.
@@ -98,6 +101,7 @@ def network(
         allow_normalised=allow_normalised,
         sum_duplicates=sum_duplicates,
         drop_empty=drop_empty,
+        species=species,
     )
     opening = OpenSettings(model=model, device=device, precision=precision, groups=groups, read=read)
     result = network_of_cells(adata, settings=settings, opening=opening)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from geneformer_grn.genes.mapping import Species
     from geneformer_grn.model.encoder import Encoder
 
 
@@ -39,6 +40,7 @@ def perturb(
     allow_normalised: bool = False,
     sum_duplicates: bool = False,
     drop_empty: bool = False,
+    species: Species = "human",
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
     token_budget: int = 16_384,
@@ -75,7 +77,7 @@ def perturb(
         Upper bound on passes through the model.
     n_cells
         Use a random sample of at most this many cells.
-    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty
+    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty, species
         How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
     device, precision, token_budget
         How the model runs.
@@ -140,6 +142,7 @@ def perturb(
         allow_normalised=allow_normalised,
         sum_duplicates=sum_duplicates,
         drop_empty=drop_empty,
+        species=species,
     )
     counts = read_counts(adata, encoder.vocabulary, reading, n_cells=n_cells, seed=seed)
     result = perturb_counts(encoder, counts, options)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from geneformer_grn.genes.mapping import Species
+
 
 def propagate(
     adata: AnnData,
@@ -29,6 +31,7 @@ def propagate(
     allow_normalised: bool = False,
     sum_duplicates: bool = False,
     drop_empty: bool = False,
+    species: Species = "human",
 ) -> None:
     """Refit edges to the cells of `adata` and follow each source's change through them, in place.
 
@@ -46,7 +49,7 @@ def propagate(
         See `geneformer_grn.workflows.propagation.propagate_cells`.
     model
         Whose vocabulary reads the cells; its weights are not used.
-    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty
+    layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty, species
         How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
 
     Returns
@@ -89,6 +92,7 @@ def propagate(
         allow_normalised=allow_normalised,
         sum_duplicates=sum_duplicates,
         drop_empty=drop_empty,
+        species=species,
     )
     cells = open_cells(adata, OpenSettings(model=model, groups=groups, read=read), with_model=False)
     result = propagate_cells(

@@ -63,7 +63,7 @@ def evaluate_model(
     checkpoint
         A shipped name, a checkpoint folder, or a Hugging Face id on disk.
     cells
-        ``.h5ad`` files the model was not trained on; none: the demo cells that ship with the package.
+        Count files of any kind the model was not trained on; none: the demo cells that ship with the package.
     settings
         See `EvaluateSettings`.
     out
@@ -151,15 +151,16 @@ def _pair(score: dict[str, float] | None) -> str:
 
 def _inputs(cells: Sequence[Path | str]) -> list[tuple[str, Any, str]]:
     """Return (name, what to read, sha256) of each file, or of the demo cells where none is named."""
-    from geneformer_grn.cells.opening import read_h5ad
+    from geneformer_grn.cells.corpus_plan import sha256_of
+    from geneformer_grn.cells.opening import read_anndata
 
     if not cells:
         with as_file(files("geneformer_grn") / "_demo" / "cells.h5ad") as path:
-            return [(DEMO, read_h5ad(path), sha256_file(path))]
-    missing = [str(path) for path in cells if not Path(path).is_file()]
+            return [(DEMO, read_anndata(path), sha256_file(path))]
+    missing = [str(path) for path in cells if not Path(path).exists()]
     if missing:
         raise FileNotFoundError(f"no such file: {', '.join(missing)}")
-    return [(Path(path).name, Path(path), sha256_file(Path(path))) for path in cells]
+    return [(Path(path).name, Path(path), sha256_of(Path(path))) for path in cells]
 
 
 def _seen(training: dict[str, Any] | None, sources: Sequence[dict[str, Any]]) -> dict[str, str]:

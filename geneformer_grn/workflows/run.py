@@ -94,7 +94,7 @@ def run(cells: Path | str | AnnData, out: Path | str, **settings: Any) -> RunRes
     Parameters
     ----------
     cells
-        An ``.h5ad`` file with raw counts, or an AnnData (left unchanged).
+        A count file of any kind with raw counts, or an AnnData (left unchanged).
     out
         Folder for the outputs, made if needed: ``cells.h5ad``, ``edges.tsv``, ``effects.tsv``,
         ``propagated.tsv``, ``report.html``, ``run.json``.

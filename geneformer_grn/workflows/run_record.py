@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geneformer_grn._runtime import library_versions, sha256_file
+from geneformer_grn.cells.corpus_plan import sha256_of
 from geneformer_grn.cells.counts import CellCounts
 from geneformer_grn.workflows.grouping import Grouping
 from geneformer_grn.workflows.network import NetworkResult
@@ -64,7 +65,7 @@ def record_of(
         "date": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "input": {
             "name": counts.name,
-            "sha256": sha256_file(Path(source)) if isinstance(source, str | Path) else None,
+            "sha256": sha256_of(Path(source)) if isinstance(source, str | Path) else None,
             **counts.report,
         },
         "model": {

@@ -16,7 +16,7 @@ import pandas as pd
 
 from geneformer_grn._runtime import Precision, logger
 from geneformer_grn.cells.counts import CellCounts, ReadSettings, read_counts
-from geneformer_grn.cells.opening import read_h5ad
+from geneformer_grn.cells.opening import read_anndata
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.genes.mapping import find_genes, lookup
 from geneformer_grn.genes.vocabulary import GeneVocabulary
@@ -97,7 +97,7 @@ def open_input(source: Path | str | AnnData, settings: RunSettings) -> tuple[Ann
     """Return the input, the model, and the input's counts over the model's genes."""
     from geneformer_grn.model.encoder import load_encoder
 
-    adata = read_h5ad(source) if isinstance(source, str | Path) else source
+    adata = read_anndata(source, settings.read.layer) if isinstance(source, str | Path) else source
     if settings.groups is not None:
         column_labels(adata.obs, settings.groups)  # refused before the work, not after it
     encoder = load_encoder(settings.model, device=settings.device, precision=settings.precision)
