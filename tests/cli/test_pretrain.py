@@ -122,8 +122,7 @@ def test_a_wrong_dry_run_says_the_way_out(invoke, repository: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "kind", "processes", "nodes"),
     [
-        ("one_gpu", "NO", 1, 1), ("eight_gpus", "MULTI_GPU", 8, 1), ("fsdp2", "FSDP", 8, 1),
-        ("several_nodes", "MULTI_GPU", 16, 2),
+        ("one_gpu", "NO", 1, 1), ("eight_gpus", "MULTI_GPU", 8, 1), ("several_nodes", "MULTI_GPU", 16, 2),
     ],
 )  # fmt: skip
 def test_launch_files_are_accelerates_own(repository: Path, name: str, kind: str, processes: int, nodes: int):
@@ -133,19 +132,6 @@ def test_launch_files_are_accelerates_own(repository: Path, name: str, kind: str
     assert isinstance(config, ClusterConfig)
     assert (config.distributed_type, config.num_processes, config.num_machines) == (kind, processes, nodes)
     assert config.mixed_precision == "no", "autocast is the run's own"
-
-
-def test_the_sharded_launch_file_names_a_layer_that_exists(repository: Path):
-    import transformers.models.bert.modeling_bert as bert
-    from accelerate import FullyShardedDataParallelPlugin
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    options = load_config_from_file(str(repository / "pretrain" / "accelerate" / "fsdp2.yaml")).fsdp_config
-    assert hasattr(bert, options["fsdp_transformer_layer_cls_to_wrap"])
-    unknown = {key.removeprefix("fsdp_") for key in options} - {
-        *FullyShardedDataParallelPlugin.__dataclass_fields__, "version", "transformer_layer_cls_to_wrap"
-    }  # fmt: skip
-    assert not unknown
 
 
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (130, True), (2, False)])

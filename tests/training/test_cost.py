@@ -132,3 +132,18 @@ def test_hours_follow_from_operations_and_the_assumed_share(make_config):
 def test_a_share_that_is_none_is_refused(make_config, mfu: float):
     with pytest.raises(ValueError, match="share of the peak"):
         estimate(make_config(), {"vocabulary": 65, "positions": 48, "pflop": 1.0}, mfu=mfu)
+
+
+def test_a_plan_counts_as_the_log_does(make_config):
+    """The log's model FLOPs of one batch, against the plan's operations per token."""
+    from geneformer_grn.training.flops import model_flops
+
+    shape = make_config().model
+    config = BertConfig(
+        vocab_size=65, hidden_size=shape.hidden_size, num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.n_heads, intermediate_size=shape.ffn_size,
+    )  # fmt: skip
+    lengths = np.array([10, 30, 60])
+    mean_length = float((lengths**2).sum() / lengths.sum())
+    planned = operations_per_token(shape, n_tokens=65, mean_length=mean_length, mask_rate=0.2)
+    assert planned * 100 == pytest.approx(model_flops(config, lengths, n_masked=20))
