@@ -161,6 +161,6 @@ def _vocabulary(model: str | Path | GeneVocabulary) -> GeneVocabulary:
 
     if isinstance(model, GeneVocabulary):
         return model
-    from geneformer_grn.model.checkpoint import read_vocabulary, resolve_checkpoint
+    from geneformer_grn.model.folder import read_vocabulary, resolve_checkpoint
 
     return read_vocabulary(resolve_checkpoint(model))

@@ -9,7 +9,7 @@ import anndata
 import pandas as pd
 import pytest
 
-from geneformer_grn.model.checkpoint import SHIPPED
+from geneformer_grn.model.folder import SHIPPED
 from geneformer_grn.workflows.run import OUTPUTS, RunResult, run_demo
 
 needs_mini = pytest.mark.skipif(not (SHIPPED / "mini").is_dir(), reason="no shipped checkpoint here")

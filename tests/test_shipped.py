@@ -17,7 +17,8 @@ from transformers import AutoModelForMaskedLM
 from geneformer_grn.cells.batches import pack
 from geneformer_grn.cells.counts import ReadSettings, read_counts
 from geneformer_grn.cells.ranking import model_input, rank_cells
-from geneformer_grn.model.encoder import load_encoder, masked_head, packed_states, resolve_checkpoint
+from geneformer_grn.model.encoder import load_encoder, masked_head, packed_states
+from geneformer_grn.model.folder import resolve_checkpoint
 from geneformer_grn.training.validation import masked_cells
 from geneformer_grn.workflows.evaluate import EvaluateSettings, evaluate_model
 

@@ -144,6 +144,6 @@ def vocabulary_of(model: str | None, vocabulary: Path | None) -> GeneVocabulary:
         from geneformer_grn.genes.vocabulary import GeneVocabulary
 
         return GeneVocabulary.load(vocabulary)
-    from geneformer_grn.model.checkpoint import read_vocabulary, resolve_checkpoint
+    from geneformer_grn.model.folder import read_vocabulary, resolve_checkpoint
 
     return read_vocabulary(resolve_checkpoint(model or "mini"))

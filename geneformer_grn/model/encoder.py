@@ -20,15 +20,8 @@ from geneformer_grn._runtime import Precision, choose_device
 from geneformer_grn.cells.batches import PackedBatch
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.attention import AttentionCapture
-from geneformer_grn.model.checkpoint import (
-    ModelConfig,
-    load_weights,
-    new_model,
-    read_model_config,
-    read_vocabulary,
-    resolve_checkpoint,
-    save_checkpoint,
-)
+from geneformer_grn.model.checkpoint import ModelConfig, load_weights, new_model, save_checkpoint
+from geneformer_grn.model.folder import read_model_config, read_vocabulary, resolve_checkpoint
 from geneformer_grn.model.layout import AttentionLayout
 
 __all__ = [
@@ -38,7 +31,6 @@ __all__ = [
     "masked_head",
     "new_model",
     "packed_states",
-    "resolve_checkpoint",
     "save_checkpoint",
 ]
 

@@ -74,8 +74,8 @@ def open_cells(source: Path | str | AnnData, settings: OpenSettings, *, with_mod
     ValueError
         The cells cannot be read as raw counts of known genes, or the groups' column does not exist.
     """
-    from geneformer_grn.model.checkpoint import read_vocabulary, resolve_checkpoint
     from geneformer_grn.model.encoder import load_encoder
+    from geneformer_grn.model.folder import read_vocabulary, resolve_checkpoint
 
     if with_model:
         encoder = load_encoder(settings.model, device=settings.device, precision=settings.precision)

@@ -61,7 +61,7 @@ def _describe_checkpoint(target: str | Path) -> dict[str, Any]:
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
-    from geneformer_grn.model.checkpoint import read_model_config, read_vocabulary, resolve_checkpoint
+    from geneformer_grn.model.folder import read_model_config, read_vocabulary, resolve_checkpoint
 
     folder = resolve_checkpoint(target)
     vocabulary = read_vocabulary(folder)

@@ -88,7 +88,8 @@ def evaluate_model(
         score_card,
         score_contestants,
     )
-    from geneformer_grn.model.encoder import load_encoder, resolve_checkpoint
+    from geneformer_grn.model.encoder import load_encoder
+    from geneformer_grn.model.folder import resolve_checkpoint
 
     settings = settings or EvaluateSettings()
     encoder = load_encoder(checkpoint, device=settings.device, precision=settings.precision)

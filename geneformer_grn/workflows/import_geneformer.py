@@ -63,7 +63,8 @@ def import_geneformer(
 
 def _load_published(weights: Path, vocabulary: GeneVocabulary) -> BertForMaskedLM:
     """Return a published model, checked to be complete and to have the vocabulary's tokens and positions."""
-    from geneformer_grn.model.checkpoint import load_weights, read_model_config
+    from geneformer_grn.model.checkpoint import load_weights
+    from geneformer_grn.model.folder import read_model_config
 
     if not weights.is_dir():
         raise FileNotFoundError(f"{weights}: no such folder of weights")

@@ -57,7 +57,7 @@ def record_of(
     warnings_found: list[str],
 ) -> dict[str, Any]:
     """Return what was run on what, for ``run.json``: parameters, versions, fingerprints, what was found."""
-    from geneformer_grn.model.checkpoint import SHIPPED, resolve_checkpoint
+    from geneformer_grn.model.folder import SHIPPED, resolve_checkpoint
 
     weights = resolve_checkpoint(settings.model) / "model.safetensors"
     values, sizes = np.unique(grouping.labels.astype(str), return_counts=True)
