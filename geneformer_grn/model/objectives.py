@@ -7,9 +7,13 @@ steps together.
 
 from __future__ import annotations
 
+import functools
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import BertForMaskedLM
 
 from geneformer_grn.cells.batches import PackedBatch
@@ -47,3 +51,14 @@ def masked_language_loss(
     logits = masked_head(model, packed_states(model, batch, layout=layout), batch.masked_index)
     loss = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
     return loss, (labels != IGNORED).sum()
+
+
+def recompute_activations(model: BertForMaskedLM) -> None:
+    """Keep only each layer's input for the backward pass, which computes the rest again.
+
+    Memory falls from all that a layer computes to one state a token and layer, for a third more arithmetic.
+    In train mode only; `transformers` has a method for this, under a name that differs between its versions.
+    """
+    for layer in cast("Any", model).bert.encoder.layer:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)

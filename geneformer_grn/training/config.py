@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 
 class _Section(BaseModel):
@@ -168,8 +168,13 @@ class RunSection(_Section):
             raise ValueError("give either run.epochs or run.max_steps")
         return self
 
+    @field_validator("sharding", mode="before")
+    @classmethod
+    def _none_is_a_word_here(cls, value: Any) -> Any:
+        return "none" if value is None else value  # --set reads a bare none as "unset"
+
     @model_validator(mode="after")
-    def _checkpoint_or_compile(self) -> RunSection:
+    def _compiles(self) -> RunSection:
         if self.compile and self.attention == "buckets":
             raise ValueError("attention 'buckets' takes other shapes with every batch and cannot be compiled")
         return self
@@ -200,6 +205,8 @@ HARMLESS_KEYS = frozenset(
         "run.epochs",
         "run.max_steps",
         "attention",
+        "batches a step",
+        "optim.accumulation",
         "run.activation_checkpointing",
         "run.attention",
         "run.device",

@@ -31,6 +31,7 @@ from geneformer_grn.cells.corpus import Corpus
 from geneformer_grn.cells.rank_position import RankPositionBaseline
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import ModelConfig, new_model, save_checkpoint
+from geneformer_grn.model.objectives import recompute_activations
 from geneformer_grn.training import checkpoints
 from geneformer_grn.training.attention import choose_attention
 from geneformer_grn.training.config import PretrainConfig, flat_config
@@ -186,9 +187,16 @@ def _start(
     checkpoint = checkpoints.load_newest(out) if resume else None
     before = None if checkpoint is None else checkpoint.facts.get("attention")
     attention = choose_attention(config, data, accelerator, before=before)
-    facts = plain_json(flat_config(config) | _identity(data.corpus) | {"attention": attention})
+    per_step = accelerator.num_processes * config.optim.accumulation
+    known = {"attention": attention, "batches a step": per_step}
+    facts = plain_json(flat_config(config) | _identity(data.corpus) | known)
     if checkpoint is not None:
         checkpoints.require_same_run(checkpoint.facts, facts)
+        if (formerly := checkpoint.facts.get("batches a step")) != per_step:
+            logger.warning(
+                "a step was %s packed batches (processes x optim.accumulation), from here on it is %s",
+                formerly, per_step,
+            )  # fmt: skip
     position = checkpoint.position if checkpoint is not None else checkpoints.Position()
     plan = plan_steps(
         config, data.corpus.lengths, data.vocabulary, data.batches, world_size=accelerator.num_processes
@@ -232,7 +240,7 @@ def _prepare(
     """Return the module as it is called in training, and its optimizer: compiled, wrapped or sharded."""
     run, device = config.run, accelerator.device
     if run.activation_checkpointing:
-        module.model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(module.model)
     if run.sharding == "fsdp2":
         module.to(device)
         for layer in module.model.bert.encoder.layer if run.compile else ():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,8 @@ def trained():
 
 
 def save(out: Path, trained, step: int, **facts) -> Path:
-    return checkpoints.save_training_state(
-        out, checkpoints.training_state(*trained), Position(step=step, epoch=1, batch=7), facts=facts, keep_last=2
-    )
+    state, position = checkpoints.training_state(*trained), Position(step=step, epoch=1, batch=7)
+    return checkpoints.save_training_state(out, state, position, facts=facts, keep_last=2)
 
 
 def test_what_is_saved_comes_back(tmp_path: Path, trained):
@@ -97,3 +98,36 @@ def test_another_config_is_refused_by_key():
 def test_position_is_plain_json(tmp_path: Path, trained):
     folder = save(tmp_path, trained, 3)
     assert json.loads((folder / "position.json").read_text())["position"]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("[enforce fail] file write failed")],
+    ids=["the system's", "torch's"],
+)
+def test_a_full_disk_is_one_message_and_nothing_is_lost(tmp_path: Path, trained, monkeypatch, error):
+    save(tmp_path, trained, 1)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+
+    def fail(_state, path):
+        Path(path).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    full = shutil._ntuple_diskusage(10**9, 10**9 - 100, 100)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _path: full)
+    with pytest.raises(OSError, match=r"is full.*step-00000001 is whole.*--resume") as caught:
+        save(tmp_path, trained, 2)
+    assert caught.value.errno == errno.ENOSPC
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    monkeypatch.undo()
+    assert checkpoints.load_newest(tmp_path).position.step == 1
+
+
+def test_other_errors_of_writing_are_not_called_a_full_disk(tmp_path: Path, trained, monkeypatch):
+    def fail(_state, _path):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        save(tmp_path, trained, 2)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -8,12 +10,14 @@ import torch
 from accelerate import Accelerator
 
 from geneformer_grn.model.encoder import ModelConfig, new_model
+from geneformer_grn.model.objectives import recompute_activations
 from geneformer_grn.training.checkpoints import Position
+from geneformer_grn.training.flops import model_flops
 from geneformer_grn.training.loop import Run, SummedLoss, seed_dropout, take_step, train
 from geneformer_grn.training.optimizer import make_optimizer
 from geneformer_grn.training.pretrain import open_data
 from geneformer_grn.training.stream import Share, StepData, training_steps
-from geneformer_grn.training.tracking import RunLog
+from geneformer_grn.training.tracking import RunLog, read_log
 
 
 @pytest.fixture
@@ -132,6 +136,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(make_config, make_run, tmp_path
     with pytest.raises(ValueError, match=r"step 2 is not finite.*optim.lr"):
         train(run, steps)
     assert not (tmp_path / "checkpoints").exists(), "what is broken is never saved"
+    (path,) = (tmp_path / "not_finite").iterdir()
+    saved = torch.load(path, weights_only=True)
+    again = steps_of(config)
+    expected = [next(again), next(again)][1]
+    assert path.name == "step-00000002-process-0.pt"
+    assert saved["numbers"] == expected.numbers
+    for found, batch in zip(saved["batches"], expected.batches, strict=True):
+        assert torch.equal(found["input_ids"], batch.input_ids)
+        assert torch.equal(found["labels"], batch.labels)
 
 
 def test_dropout_depends_on_the_place_in_the_data_only():
@@ -141,3 +154,66 @@ def test_dropout_depends_on_the_place_in_the_data_only():
         draws.append(torch.rand(4))
     assert torch.equal(draws[0], draws[2])
     assert not torch.equal(draws[0], draws[1])
+
+
+def test_the_log_measures_arithmetic_and_waiting(make_config, make_run, tmp_path):
+    config = make_config("run.max_steps=2", "run.log_every=2")
+    run = make_run(config, tmp_path)
+    run.peak_flops = 1e9
+    steps = list(islice(steps_of(config), 2))
+    assert train(run, steps)
+    for line, data in zip(read_log(tmp_path / "log.jsonl"), steps, strict=True):
+        lengths = torch.cat([batch.cu_seqlens.diff() for batch in data.batches]).numpy()
+        step_s = line["tokens"] / line["tokens_per_s"]
+        needed = model_flops(run.bare_model.config, lengths, line["masked_tokens"])
+        assert line["tokens"] == lengths.sum()
+        assert line["masked_tokens"] == sum(int((batch.labels >= 0).sum()) for batch in data.batches)
+        assert line["mfu"] == pytest.approx(needed / step_s / 1e9, rel=0.02, abs=1e-4)
+        assert line["data_wait_share"] == pytest.approx(line["data_wait_s"] / step_s, rel=0.05, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["run.activation_checkpointing=true", "run.attention=buckets", "static"],
+    ids=["activation checkpointing", "buckets", "one shape"],
+)
+def test_other_ways_to_the_same_step(make_config, make_run, tmp_path, change):
+    weights = []
+    for number, changes in enumerate(([], [change])):
+        static = changes == ["static"]
+        config = make_config("model.dropout=0", "optim.accumulation=2", *([] if static else changes))
+        out = tmp_path / str(number)
+        out.mkdir()
+        run = make_run(config, out)
+        data = open_data(config)
+        if config.run.activation_checkpointing:
+            recompute_activations(run.bare_model)
+        calls = []
+        run.bare_model.bert.encoder.layer[0].intermediate.register_forward_hook(
+            lambda *_, calls=calls: calls.append(1)
+        )
+        run.attention = None if config.run.attention == "auto" else config.run.attention
+        settings = replace(data.batches, static=static)
+        take_step(
+            run, next(training_steps(data.corpus, data.vocabulary, settings, share=Share(0, 1, 2))), waited=0
+        )
+        assert len(calls) == (4 if config.run.activation_checkpointing else 2)
+        weights.append(dict(run.bare_model.named_parameters()))
+        line = run.pending[0]
+        weights[-1]["loss"] = line["loss_sum"] / line["masked_tokens"]
+        weights[-1]["norm"] = line["grad_norm"]
+    for name, weight in weights[0].items():
+        # Adam's first update is lr * sign(gradient): gradients of rounding size may flip, hence the mean.
+        assert float((weight - weights[1][name]).detach().abs().mean()) < 2e-5, name
+
+
+@pytest.mark.parametrize("changes", [["optim.optimizer=muon"], ["optim.schedule=wsd", "data.mask_rate=0.3"]])
+def test_other_recipes_learn_one_batch_too(make_config, make_run, tmp_path, changes):
+    config = make_config(
+        "run.max_steps=100", "optim.lr=1e-2", "model.dropout=0", "model.hidden_size=32", *changes
+    )
+    run = make_run(config, tmp_path)
+    one = next(steps_of(config))
+    assert train(run, iter(lambda: one, None))
+    log = read_log(tmp_path / "log.jsonl")
+    assert log[-1]["loss"] < 0.6 * log[0]["loss"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import importlib.util
 import json
 import os
 import random
@@ -188,34 +190,45 @@ def launch(repository: Path, arguments: list[str], *, processes: int = 0) -> sub
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_as_if_never_killed(
-    repository, config_file, corpus_folder, make_config, tmp_path
-):
-    length = ["run.max_steps=120", "run.checkpoint_every=5"]
-    run_pretraining(make_config(*length), tmp_path / "undisturbed")
-    out = tmp_path / "killed"
+def test_killed_twenty_times_it_ends_as_if_never_killed(repository, config_file, corpus_folder, tmp_path):
+    length = ["run.max_steps=400", "run.checkpoint_every=5", "run.log_every=5"]
     changes = [
         argument for change in (f"data.corpus={corpus_folder}", *length) for argument in ("--set", change)
     ]
-    arguments = [str(config_file), *changes, "--out", str(out), "--resume"]
-    kills = 0
+
+    def start(out: Path) -> subprocess.Popen:
+        return launch(repository, [str(config_file), *changes, "--out", str(out), "--resume"])
+
+    whole = start(tmp_path / "undisturbed")
+    text, _ = whole.communicate()
+    assert whole.returncode == 0, text
+    out = tmp_path / "killed"
     log = out / "log.jsonl"
-    for _ in range(4):
+    kills, resumed_at = 0, []
+    while kills < 20:
         before = log.stat().st_mtime_ns if log.exists() else None
-        process = launch(repository, arguments)
+        process = start(out)
         while process.poll() is None and (not log.exists() or log.stat().st_mtime_ns == before):
-            time.sleep(0.02)  # it is still starting
-        time.sleep(random.uniform(0.0, 0.6))  # noqa: S311 - any moment will do
-        kills += process.poll() is None
+            time.sleep(0.01)  # it is still starting
+        time.sleep(random.uniform(0.0, 0.3))  # noqa: S311 - any moment will do
+        if process.poll() is not None:
+            text, _ = process.communicate()
+            assert process.returncode == 0, text
+            break
+        kills += 1
         process.kill()
         process.communicate()
-        for folder in (out / "checkpoints").glob("step-*"):
+        folders = sorted((out / "checkpoints").glob("step-*"))
+        for folder in folders:
             torch.load(folder / "state.pt", weights_only=True)
-    assert kills > 0
-    process = launch(repository, arguments)
+            AutoModelForMaskedLM.from_pretrained(folder / "model")
+        resumed_at.append(folders[-1].name if folders else "")
+    assert kills == 20
+    assert resumed_at == sorted(resumed_at), "no checkpoint is lost"
+    process = start(out)
     text, _ = process.communicate()
     assert process.returncode == 0, text
-    assert_same_run(tmp_path / "undisturbed", out, tolerance=1e-6)
+    assert_same_run(tmp_path / "undisturbed", out)
     assert not list(out.glob("**/.geneformer-grn-*"))
 
 
@@ -238,30 +251,78 @@ def test_compiled_steps_equal_eager_ones(repository, config_file, corpus_folder,
     np.testing.assert_allclose(*losses, atol=1e-5)
 
 
-@pytest.mark.distributed
-@pytest.mark.parametrize("dropout", [0, 0.1])
-def test_two_processes_do_what_one_does(
-    repository, config_file, corpus_folder, make_config, tmp_path, dropout: float
+def test_every_checkpoint_holds_a_plain_model(undisturbed, tiny_vocabulary):
+    folders = sorted((undisturbed / "checkpoints").iterdir())
+    assert [folder.name for folder in folders] == ["step-00000008", "step-00000012"]
+    for folder in folders:
+        state = torch.load(folder / "state.pt", weights_only=True)["model"]
+        model = AutoModelForMaskedLM.from_pretrained(folder / "model")
+        assert AutoTokenizer.from_pretrained(folder / "model").vocab_size == len(tiny_vocabulary)
+        for name, weight in model.state_dict().items():
+            assert torch.equal(weight, state[name]), name
+    last = load_file(folders[-1] / "model" / "model.safetensors")
+    assert all(torch.equal(last[name], weight) for name, weight in weights(undisturbed).items())
+
+
+def test_a_full_disk_in_the_log_keeps_the_checkpoint(make_config, undisturbed, tmp_path, monkeypatch):
+    from geneformer_grn.training.tracking import RunLog
+
+    flush, calls = RunLog.flush, []
+
+    def full(self):
+        calls.append(1)
+        if len(calls) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(self)
+
+    monkeypatch.setattr(RunLog, "flush", full)
+    with pytest.raises(OSError, match=r"disk of .* is full; the last checkpoint is kept.*--resume"):
+        run_pretraining(make_config(), tmp_path / "run")
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "checkpoints" / "step-00000004").is_dir()
+    run_pretraining(make_config(), tmp_path / "run", resume=True)
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+def test_a_vanished_shard_is_named_and_the_run_goes_on_when_it_is_back(
+    make_config, corpus_folder, undisturbed, tmp_path
 ):
-    shared = [f"model.dropout={dropout}", "run.max_steps=9", "data.token_budget=500"]
-    run_pretraining(make_config(*shared, "optim.accumulation=2"), tmp_path / "one")
-    changes = [
-        argument for change in (f"data.corpus={corpus_folder}", *shared) for argument in ("--set", change)
-    ]
-    process = launch(
-        repository,
-        [str(config_file), *changes, "--out", str(tmp_path / "two"), "--expect-world", "2"],
-        processes=2,
+    corpus = tmp_path / "train"
+    shutil.copytree(corpus_folder, corpus)
+    here = f"data.corpus={corpus}"
+    run_pretraining(make_config(here, "run.max_minutes=1e-9"), tmp_path / "run")
+    (shard,) = corpus.glob("*.arrow")
+    shard.rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"corpus .*train is damaged .*\.arrow"):
+        run_pretraining(make_config(here), tmp_path / "run", resume=True)
+    (tmp_path / "elsewhere").rename(shard)
+    run_pretraining(make_config(here), tmp_path / "run", resume=True)
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+def test_an_unwritable_folder_is_refused_before_any_work(make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(PermissionError, match="cannot write the run"):
+        run_pretraining(make_config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_attention_and_trackers_that_are_not_there_are_refused(make_config, tmp_path):
+    with pytest.raises(ValueError, match="'varlen' cannot train on cpu"):
+        run_pretraining(make_config("run.attention=varlen"), tmp_path / "run")
+    with pytest.raises(ValueError, match="there is one process"):
+        run_pretraining(make_config("run.sharding=fsdp2"), tmp_path / "sharded")
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(ImportError, match=r"run\.tracker is 'tensorboard'"):
+            run_pretraining(make_config("run.tracker=tensorboard"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_column_to_balance_must_be_there(make_config, tmp_path):
+    with pytest.raises(ValueError, match="has no column 'tissue'"):
+        run_pretraining(make_config("data.balance=tissue"), tmp_path / "run")
+    summary = run_pretraining(
+        make_config("data.balance=source", "data.curriculum=[[0.5, 20]]", "optim.optimizer=muon"),
+        tmp_path / "run",
     )
-    text, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, text
-    plan = json.loads((tmp_path / "two" / "run.json").read_text())["plan"]
-    assert plan["processes"] == 2
-    ours = [line["loss"] for line in read_log(tmp_path / "one" / "log.jsonl")]
-    theirs = [line["loss"] for line in read_log(tmp_path / "two" / "log.jsonl")]
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    assert [line["tokens"] for line in read_log(tmp_path / "one" / "log.jsonl")] == [
-        line["tokens"] for line in read_log(tmp_path / "two" / "log.jsonl")
-    ]
-    for name, weight in weights(tmp_path / "one").items():
-        torch.testing.assert_close(weight, weights(tmp_path / "two")[name], atol=1e-5, rtol=0, msg=name)
+    assert summary["finished"]
