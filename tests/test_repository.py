@@ -219,8 +219,7 @@ def test_the_wheel_works_without_the_repository(wheel, tmp_path):
     lines = run_python(
         "import geneformer_grn, tokenizers\n"
         "from geneformer_grn.genes.vocabulary import GeneVocabulary, resolve_vocabulary\n"
-        "from geneformer_grn.model.checkpoint import resolve_checkpoint\n"
-from geneformer_grn.model.folder import read_vocabulary
+        "from geneformer_grn.model.folder import read_vocabulary, resolve_checkpoint\n"
         "print(geneformer_grn.__file__)\n"
         "print(tokenizers.Tokenizer.__module__)\n"
         "print(read_vocabulary(resolve_checkpoint('mini')).fingerprint)\n"
