@@ -8,16 +8,21 @@ wrongly: it is refused, or summed with a warning.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from geneformer_grn._runtime import logger
-from geneformer_grn.cells.opening import ENSEMBL_ID, identifier_candidates
 from geneformer_grn.genes.mapping import GeneMapping, Species, map_genes
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
+ENSEMBL_ID = r"ENS[A-Z]{0,4}G\d{6,}(\.\d+)?(_PAR_Y)?"
+SYMBOL_COLUMNS = (
+    "gene_symbol", "gene_symbols", "symbol", "gene_name", "gene_names", "feature_name", "gene_short_name",
+    "gene",
+)  # fmt: skip
 _NEARLY = 0.95  # of the best place's known identifiers: a likelier place with as many is read instead
 _LOOKED_AT = 2_000  # identifiers that tell the species
 _MOUSE_ID = r"(?i:ENSMUSG)\d+(\.\d+)?"
@@ -120,3 +125,47 @@ def check_duplicates(identifiers: np.ndarray, label: str, name: str, *, refuse: 
             "counts up"
         )
     return int(len(ids) - len(times))
+
+
+def identifier_candidates(var: pd.DataFrame, gene_column: str | None) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield where the gene identifiers may be, most likely first, as (name, ``(n_genes,)`` str).
+
+    With `gene_column`, only that one (``index`` means ``var_names``). Otherwise ``ensembl_id``, ``var_names``
+    where most are Ensembl IDs, ``gene_ids``, any other column of Ensembl IDs, ``var_names`` as symbols,
+    columns that usually hold symbols.
+
+    Raises
+    ------
+    ValueError
+        `gene_column` is not a column of var.
+    """
+    if gene_column is not None:
+        if gene_column not in var.columns and gene_column not in {"index", var.index.name}:
+            raise ValueError(
+                f"var has no column {gene_column!r}; columns there: "
+                f"{', '.join(map(str, var.columns)) or 'none'} (and index, the var_names)"
+            )
+        yield _named(var, gene_column)
+        return
+    yielded = set()
+    ensembl = [str(name) for name in var.columns if _mostly_ensembl(var[name])]
+    names_first = ["index"] if _mostly_ensembl(var.index.to_series()) else []
+    order = ["ensembl_id", *names_first, "gene_ids", *ensembl, "index", *SYMBOL_COLUMNS]
+    for name in order:
+        if name not in yielded and (name == "index" or name in var.columns):
+            yielded.add(name)
+            yield _named(var, name)
+
+
+def _named(var: pd.DataFrame, name: str) -> tuple[str, np.ndarray]:
+    values = var[name] if name in var.columns else var.index.to_series()
+    label = f"var[{name!r}]" if name in var.columns else "var_names"
+    texts = values.astype(object).where(values.notna().to_numpy(), "")
+    return label, texts.astype(str).to_numpy(dtype=object)
+
+
+def _mostly_ensembl(values: pd.Series) -> bool:
+    if values.dtype.kind in "biufc":
+        return False
+    sample = values.iloc[:: max(1, len(values) // 1000)].astype(str).str.upper()
+    return bool(sample.str.fullmatch(ENSEMBL_ID).mean() > 0.5)

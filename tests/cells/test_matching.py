@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geneformer_grn.cells.matching import check_duplicates, map_identifiers
+from geneformer_grn.cells.matching import check_duplicates, identifier_candidates, map_identifiers
 
 
 def test_repeated_ensembl_ids_are_named():
@@ -71,3 +71,29 @@ def test_mouse_genes_are_told(tiny_vocabulary, caplog, by):
 def test_human_genes_are_not_taken_for_mouse(tiny_vocabulary, change):
     names = [change(name) for name in ["GENE1", "GENE2", "C1orf1"]]
     assert "species_warning" not in mapped(tiny_vocabulary, names)[0].report
+
+
+def table(index, **columns):
+    return pd.DataFrame(columns, index=pd.Index(index, dtype=object))
+
+
+def names(var, column=None):
+    return [label for label, _ in identifier_candidates(var, column)]
+
+
+def test_identifiers_are_found_by_content():
+    ids = ["ENSG00000000001.4", "ENSG00000000002"]
+    assert names(table(["a", "b"], gene_ids=ids, n=[1, 2]))[0] == "var['gene_ids']"
+    assert names(table(["a", "b"], accession=ids))[0] == "var['accession']"
+    assert names(table(ids, gene_ids=["x", "y"]))[0] == "var_names"
+    assert names(table(ids, ensembl_id=ids))[:2] == ["var['ensembl_id']", "var_names"]
+    assert names(table(["0", "1"], gene_symbol=["A", "B"])) == ["var_names", "var['gene_symbol']"]
+
+
+def test_the_column_asked_for_is_the_only_one():
+    var = table(["ENSG00000000001"], symbol=pd.Categorical([None], categories=["A"]))
+    assert names(var, "symbol") == ["var['symbol']"]
+    assert next(identifier_candidates(var, "symbol"))[1].tolist() == [""]
+    assert names(var, "index") == ["var_names"]
+    with pytest.raises(ValueError, match="no column 'gene'; columns there: symbol"):
+        names(var, "gene")

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from geneformer_grn import cli
 from geneformer_grn._runtime import choose_device, raised_on_purpose
-from geneformer_grn.cells.opening import check_values
+from geneformer_grn.cells.judging import stored_values
 from geneformer_grn.cli import options
 
 
@@ -19,13 +19,13 @@ def caught(function, *arguments) -> Exception:
 def test_only_what_we_raise_is_the_users_fault():
     assert cli.is_input_error(caught(choose_device, "abacus"))
     # len(None) fails inside a function of ours, but in C, which leaves no frame of its own.
-    assert not cli.is_input_error(caught(check_values, None, "X"))
+    assert not cli.is_input_error(caught(stored_values, None))
     assert not cli.is_input_error(caught(int, "x"))
     assert not cli.is_input_error(RuntimeError("never raised"))
 
 
 def test_without_source_lines_the_frame_decides(monkeypatch):
-    error = caught(check_values, None, "X")
+    error = caught(stored_values, None)
     monkeypatch.setattr("linecache.getline", lambda *_, **__: "")
     assert raised_on_purpose(error)
 

@@ -9,6 +9,10 @@ import pytest
 from scipy import sparse
 
 from geneformer_grn.cells.opening import open_source, read_anndata
+from geneformer_grn.cells.reading import ReadSettings
+from geneformer_grn.cells.shards import CorpusSettings
+from geneformer_grn.cells.tokenizing import write_corpus
+from geneformer_grn.genes.vocabulary import SPECIAL_TOKENS, GeneVocabulary
 
 FORMATS = {
     "10x v3": lambda write, folder: write.tenx_v3(folder / "a.h5"),
@@ -179,3 +183,66 @@ def test_old_h5ad(cells, counts, tmp_path):
             check(source, counts)
             assert list(source.obs["donor"]) == list(cells.obs["donor"])
             assert list(source.var.index) == list(cells.var_names)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(genes):
+    """The genes of the matrix, with medians that make ties and change the order."""
+    special = SPECIAL_TOKENS["default"]
+    ids = sorted(genes[0])
+    symbol_of = dict(zip(*genes, strict=True))
+    medians = np.random.default_rng(5).integers(1, 6, len(ids)) / 2
+    return GeneVocabulary(
+        ensembl_ids=np.array([*special, *ids], dtype=object),
+        symbols=np.array([*special, *(symbol_of[gene] for gene in ids)], dtype=object),
+        medians=np.concatenate([np.full(len(special), np.nan), medians]),
+        is_regulator=np.zeros(len(special) + len(ids), dtype=bool),
+        setting="default",
+        max_length=64,
+    )
+
+
+def tokens_of(counts, genes, vocabulary):
+    """Return the tokens of each cell that holds a gene, by a sort in Python."""
+    token_of = [vocabulary.token_of[gene] for gene in genes[0]]
+    cells = []
+    for row in counts.tolist():
+        held = [
+            (-count / vocabulary.medians[token], token)
+            for count, token in zip(row, token_of, strict=True)
+            if count
+        ]
+        if held:
+            cells.append([2, *(token for _, token in sorted(held)), 3])
+    return cells
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_tokens(name, write, vocabulary, counts, genes, tmp_path):
+    expected_tokens = tokens_of(expected(counts, name), genes, vocabulary)
+    path = FORMATS[name](write, tmp_path)
+    settings = CorpusSettings(read=ReadSettings(drop_empty=True), part_cells=40)
+    corpus = write_corpus([path], tmp_path / "corpus", vocabulary, settings, threads=1)
+    assert [corpus.cell(index).tolist() for index in range(len(corpus))] == expected_tokens
+    assert corpus.manifest["n_dropped_empty"] == 90 - len(expected_tokens)
+
+
+@pytest.mark.parametrize("layout", ["csr", "csc", "dense"])
+@pytest.mark.parametrize("place", ["X", "layer", "raw"])
+def test_every_place_and_layout_gives_the_same_tokens(
+    layout, place, cells, vocabulary, counts, genes, tmp_path
+):
+    expected_tokens = tokens_of(counts, genes, vocabulary)
+    matrix = cells.X.toarray() if layout == "dense" else cells.X.asformat(layout)
+    adata = cells.copy()
+    if place == "raw":
+        adata.X = matrix
+        adata.raw = adata
+    if place == "layer":
+        adata.layers["counts"] = matrix
+    adata.X = matrix if place == "X" else adata.X * 0.5
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    layer = {"X": None, "layer": "counts", "raw": "raw"}[place]
+    settings = CorpusSettings(read=ReadSettings(drop_empty=True, layer=layer))
+    corpus = write_corpus([tmp_path / "cells.h5ad"], tmp_path / "corpus", vocabulary, settings, threads=1)
+    assert [corpus.cell(index).tolist() for index in range(len(corpus))] == expected_tokens
