@@ -89,3 +89,16 @@ def test_shipped_configs_are_valid(repository: Path):
     assert {path.stem for path in paths} >= {"sanity", "mini"}
     for path in paths:
         assert set(flat_config(read_config(path))) == set(known_keys())
+
+
+def test_settings_that_do_not_go_together_are_refused(make_config):
+    with pytest.raises(ValueError, match="needs whole matrices"):
+        make_config("optim.optimizer=muon", "run.sharding=fsdp2")
+    with pytest.raises(ValueError, match="cannot be compiled"):
+        make_config("run.attention=buckets", "run.compile=true")
+    for stages in ("[[1.0, 20], [0.5, 30]]", "[[1.0, 2]]", "[[0, 20]]"):
+        with pytest.raises(ValueError, match="curriculum takes pairs"):
+            make_config(f"data.curriculum={stages}")
+    config = make_config("data.curriculum=[[0.5, 20], [1, 30]]", "run.sharding=none")
+    assert config.data.curriculum == ((0.5, 20), (1.0, 30))
+    assert config.run.sharding == "none"
