@@ -18,8 +18,8 @@ from typing import Any
 import typer
 
 VERBS = (
-    "demo", "run", "genes", "vocab", "import_geneformer", "tokenize", "corpus", "pretrain", "embed",
-    "perturb", "network", "propagate", "evaluate", "card", "info",
+    "demo", "run", "validate", "genes", "vocab", "import_geneformer", "tokenize", "corpus", "pretrain",
+    "embed", "perturb", "network", "propagate", "evaluate", "card", "info",
 )  # fmt: skip
 
 _INPUT_ERRNO = {
