@@ -74,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="RESULTS.json")
     parser.add_argument(
-        "--quick", action="store_true", help="fewer cells and repetitions; within 3 minutes on 2 cores"
+        "--quick", action="store_true", help="fewer repetitions; within 3 minutes on 2 cores"
     )
-    parser.add_argument("--cells", type=int, help="cells to generate; default 10,000, with --quick 4,000")
+    parser.add_argument("--cells", type=int, help="cells to generate; default 10,000")
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated cells")
     options = parser.parse_args(arguments)
-    n_cells = options.cells if options.cells is not None else 4_000 if options.quick else 10_000
+    n_cells = options.cells if options.cells is not None else 10_000
     repetitions = 3 if options.quick else 7
     if n_cells < 1:
         parser.error(f"--cells {n_cells}: at least 1 is needed")

@@ -14,6 +14,7 @@ import platform
 import shutil
 import tempfile
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -84,6 +85,16 @@ def choose_device(name: str = "auto") -> torch.device:
 def n_cores() -> int:
     """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ahead(items: Iterable[Any]) -> Iterator[Any]:
+    """Yield `items`, the next one always being made in a thread: for what mostly waits for files."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        upcoming = thread.submit(next, iterator, end)
+        while (item := upcoming.result()) is not end:
+            upcoming = thread.submit(next, iterator, end)
+            yield item
 
 
 def raised_on_purpose(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy import sparse
 
-from geneformer_grn._runtime import atomic_path, write_json
+from geneformer_grn._runtime import ahead, atomic_path, write_json
 from geneformer_grn.cells.ranker import RankedBlock, Ranker
 from geneformer_grn.cells.ranking import model_inputs
 from geneformer_grn.cells.reading import OpenedCounts, ReadSettings, lost_share, refuse_empty
@@ -168,8 +168,9 @@ def write_parts(
         undo_log=opened.scale == "log",
     )  # fmt: skip
     schema = _schema(settings)
-    blocks = _cut(opened.blocks(parts[0].start, parts[-1].stop), [part.stop for part in parts])
-    for part, mine in zip(parts, blocks, strict=True):
+    blocks = opened.blocks(parts[0].start, parts[-1].stop)
+    cut = _cut(ahead(blocks) if threads > 1 else blocks, [part.stop for part in parts])
+    for part, mine in zip(parts, cut, strict=True):
         with atomic_path(folder / part.shard) as temporary:
             tally = _Tally()
             with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:

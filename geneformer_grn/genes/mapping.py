@@ -112,10 +112,21 @@ def map_genes(
     >>> map_genes(["Cd74", "ENSMUSG00000024610"], vocabulary, species="mouse").tokens  # doctest: +SKIP
     array([371, 371], dtype=int32)
     """
+    return _mapped(tuple(map(str, identifiers)), vocabulary, species)
+
+
+# The files of a lab name the same genes, and a file is opened more than once.
+@lru_cache(maxsize=8)
+def _mapped(
+    identifiers: tuple[str, ...], vocabulary: GeneVocabulary | WholeTable, species: Species
+) -> GeneMapping:
     if isinstance(vocabulary, WholeTable):
-        return _resolve(identifiers, _table_place_of_name(species), species, own_names=False)
-    own = vocabulary.aliases is not None and species == "human"
-    return _resolve(identifiers, _token_of_name(vocabulary, species), species, own_names=own)
+        mapping = _resolve(identifiers, _table_place_of_name(species), species, own_names=False)
+    else:
+        own = vocabulary.aliases is not None and species == "human"
+        mapping = _resolve(identifiers, _token_of_name(vocabulary, species), species, own_names=own)
+    mapping.tokens.flags.writeable = False  # since it is shared
+    return mapping
 
 
 def map_to_table(identifiers: Sequence[str], *, species: Species = "human") -> GeneMapping:
