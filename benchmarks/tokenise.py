@@ -37,7 +37,7 @@ from geneformer_grn._runtime import write_json
 from geneformer_grn.cells.corpus import Corpus
 from geneformer_grn.cells.counts import CellCounts, read_counts
 from geneformer_grn.cells.ranker import Ranker
-from geneformer_grn.cells.ranking import model_input, model_inputs
+from geneformer_grn.cells.ranking import model_input
 from geneformer_grn.cells.reading import open_counts
 from geneformer_grn.cells.tokenizing import write_corpus
 from geneformer_grn.genes.vocabulary import MAX_LENGTH, SPECIAL_TOKENS, TARGET_SUM, GeneVocabulary
@@ -73,9 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Cells tokenised a second: ours, argsort, the reference's shape."
     )
     parser.add_argument("--out", type=Path, required=True, metavar="RESULTS.json")
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer repetitions; within 3 minutes on 2 cores"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions; within 3 minutes on 2 cores")
     parser.add_argument("--cells", type=int, help="cells to generate; default 10,000")
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated cells")
     options = parser.parse_args(arguments)
@@ -237,13 +235,15 @@ def ours_memory(cells: Cells, _: Path, *, threads: int = 1) -> list[np.ndarray]:
     """Rank from the AnnData as it is: unknown genes, the file's own order of columns."""
     with open_counts(cells.adata, cells.vocabulary) as opened:
         longest = cells.vocabulary.max_length - cells.vocabulary.n_wrapping
-        ranker = Ranker(opened.mapping.tokens, cells.vocabulary.medians, threads=threads, longest=longest)
+        ranker = Ranker(
+            opened.mapping.tokens, cells.vocabulary.medians, threads=threads, longest=longest,
+            wrap=cells.vocabulary.wrapping,
+        )  # fmt: skip
         inputs: list[np.ndarray] = []
         for _rows, block in opened.blocks():
             ranked = ranker.rank(block)
             opened.check(ranked.values)
-            values, lengths = model_inputs(ranked.tokens, ranked.offsets, cells.vocabulary)
-            inputs += np.split(values, np.cumsum(lengths)[:-1])
+            inputs += np.split(ranked.tokens, ranked.offsets[1:-1])
     return inputs
 
 

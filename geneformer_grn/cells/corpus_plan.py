@@ -18,8 +18,9 @@ from typing import Any
 
 from geneformer_grn._runtime import atomic_path, library_versions, logger, sha256_file, write_json
 from geneformer_grn.cells.corpus_files import link_or_copy, write_dataset_files
+from geneformer_grn.cells.part_writing import check_file
 from geneformer_grn.cells.reading import OpenedCounts, open_counts
-from geneformer_grn.cells.shards import CORPUS_KIND, MANIFEST, CorpusSettings, Part, check_file, parts_of
+from geneformer_grn.cells.shards import CORPUS_KIND, MANIFEST, CorpusSettings, Part, parts_of
 from geneformer_grn.genes.vocabulary import VOCABULARY_FILES, GeneVocabulary
 
 PLAN = "plan.json"

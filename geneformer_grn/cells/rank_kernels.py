@@ -225,8 +225,11 @@ def _keep_counts(data, indices, columns, sums):  # type: ignore[no-untyped-def] 
 keep_counts = compiled(_keep_counts)
 
 
-def _rank_rows(rows, columns, table, longest, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Rank each row; `out` has room for their tokens and `SLACK` more. Return the genes put aside."""
+def _rank_rows(rows, columns, table, longest, wrap, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Rank each row; `out` has room for their tokens and `SLACK` more. Return the genes put aside.
+
+    `wrap` is the token before and the one behind each row, negative where there is none.
+    """
     most = 0
     for row in range(len(rows.offsets) - 1):
         most = max(most, rows.offsets[row + 1] - rows.offsets[row])
@@ -251,16 +254,25 @@ def _rank_rows(rows, columns, table, longest, out):  # type: ignore[no-untyped-d
             more, n_aside = settle(aside, n_touched, columns, table, bits, n_aside)
             n_bits += more
         sort_cell(aside.keys[:n_aside], aside.tokens[:n_aside], spare)
+        if wrap[0] >= 0:
+            out.tokens[end] = wrap[0]
+            end += 1
         written = emit(bits, table, aside, n_aside, out.tokens[end:], longest)
+        if wrap[1] >= 0:
+            out.tokens[end + written] = wrap[1]
         if with_counts:
             if ordered:
                 keep_counts(data, indices, columns, aside.sums)
             for index in range(end, end + written):
                 out.counts[index] = aside.sums[out.tokens[index]]
+            if wrap[0] >= 0:
+                out.counts[end - 1] = 0.0
+            if wrap[1] >= 0:
+                out.counts[end + written] = 0.0
         if with_counts or n_touched:
             for column in indices:
                 aside.sums[max(columns.tokens[column], 0)] = 0.0
-        end += written
+        end += written + (1 if wrap[1] >= 0 else 0)
         n_sorted += n_aside
         out.ends[row] = end
         out.lengths[row] = n_bits + n_aside

@@ -80,6 +80,8 @@ class Ranker:
         Return the counts, too.
     undo_log
         Values are ``log1p``, which is undone in float64 first.
+    wrap
+        Special tokens to write before and behind each cell; their count is 0.
 
     Raises
     ------
@@ -102,6 +104,7 @@ class Ranker:
         longest: int | None = None,
         with_counts: bool = False,
         undo_log: bool = False,
+        wrap: tuple[int, int] | None = None,
     ) -> None:
         from geneformer_grn.cells.rank_table import plain_table  # numba loads on first use only
 
@@ -112,6 +115,7 @@ class Ranker:
         self._largest = np.zeros(len(self._columns.tokens), dtype=np.int64)  # what the table is to hold
         self._n_seen = 0
         self._threads, self._with_counts, self._undo_log = threads, with_counts, undo_log
+        self._wrap = wrap or (-1, -1)
         self._longest = MOST_TOKENS if longest is None else min(longest, MOST_TOKENS)
 
     def rank(self, block: sparse.csr_matrix) -> RankedBlock:
@@ -154,7 +158,8 @@ class Ranker:
         from geneformer_grn.cells.rank_kernels import SLACK
 
         lengths = np.diff(block.indptr[first : last + 1].astype(np.int64))
-        return int(np.minimum(lengths, self._longest).sum()) + SLACK
+        n_around = sum(token >= 0 for token in self._wrap)
+        return int((np.minimum(lengths, self._longest) + n_around).sum()) + SLACK
 
     def _new_output(self, n_rows: int, room: int) -> Ranked:
         from geneformer_grn.cells.rank_kernels import Ranked
@@ -189,7 +194,7 @@ class Ranker:
         from geneformer_grn.cells.rank_kernels import rank_rows
 
         rows, values = read_rows(block, first, last, undo_log=self._undo_log)
-        rank_rows(rows, self._columns, self._table, self._longest, out)
+        rank_rows(rows, self._columns, self._table, self._longest, self._wrap, out)
         return int(out.ends[-1]), values
 
 

@@ -107,44 +107,6 @@ def model_input(
     return np.concatenate([[vocabulary.token_of["<cls>"]], genes, [vocabulary.token_of["<eos>"]]])
 
 
-def model_inputs(
-    tokens: np.ndarray, offsets: np.ndarray, vocabulary: GeneVocabulary, *, max_length: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what :func:`model_input` gives for each of many cells, end to end.
-
-    Parameters
-    ----------
-    tokens
-        ``(k,)`` uint16 ranked gene tokens without specials, cell after cell.
-    offsets
-        ``(n+1,)`` int64; cell ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``.
-    vocabulary, max_length
-        As :func:`model_input`.
-
-    Returns
-    -------
-    values
-        ``(l,)`` uint16 inputs, cell after cell.
-    lengths
-        ``(n,)`` int64 length of each.
-
-    Raises
-    ------
-    ValueError
-        `max_length` leaves no room for a gene.
-    """
-    from geneformer_grn.cells.row_kernels import wrap_rows  # numba loads on first use only
-
-    room = _room(vocabulary, max_length)
-    lengths = np.minimum(np.diff(offsets), room) + vocabulary.n_wrapping
-    values = np.empty(int(lengths.sum()), dtype=np.uint16)
-    first, last = -1, -1
-    if vocabulary.n_wrapping:
-        first, last = vocabulary.token_of["<cls>"], vocabulary.token_of["<eos>"]
-    wrap_rows(tokens, offsets, room, first, last, values)
-    return values, lengths
-
-
 def _room(vocabulary: GeneVocabulary, max_length: int | None) -> int:
     """Return how many genes an input holds."""
     longest = vocabulary.max_length if max_length is None else max_length

@@ -139,23 +139,3 @@ def _known_rows(rows, columns, data_out, columns_out, ends, totals):  # type: ig
 
 
 known_rows = compiled(_known_rows)
-
-
-def _wrap_rows(tokens, offsets, room, lead, last, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Write each row cropped to `room`, between `lead` and `last` where those are not negative."""
-    end = 0
-    for row in range(len(offsets) - 1):
-        start = offsets[row]
-        stop = min(offsets[row + 1], start + room)
-        if lead >= 0:
-            out[end] = lead
-            end += 1
-        for index in range(start, stop):
-            out[end + index - start] = tokens[index]
-        end += stop - start
-        if last >= 0:
-            out[end] = last
-            end += 1
-
-
-wrap_rows = compiled(_wrap_rows)

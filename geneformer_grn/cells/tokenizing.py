@@ -24,7 +24,8 @@ from geneformer_grn.cells.corpus_plan import (
     open_planned,
     unfinished,
 )  # fmt: skip
-from geneformer_grn.cells.shards import CorpusSettings, write_parts
+from geneformer_grn.cells.part_writing import write_parts
+from geneformer_grn.cells.shards import CorpusSettings
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 Group = tuple[int, list[int]]  # a file of the plan, and consecutive parts of it

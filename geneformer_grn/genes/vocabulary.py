@@ -119,6 +119,11 @@ class GeneVocabulary:
         """Special tokens put around every cell: 2 with ``<cls>`` and ``<eos>``, else 0."""
         return 2 if self.setting != "v1" else 0
 
+    @property
+    def wrapping(self) -> tuple[int, int] | None:
+        """The tokens before and behind every cell, ``<cls>`` and ``<eos>``; None where there are none."""
+        return (self.token_of["<cls>"], self.token_of["<eos>"]) if self.n_wrapping else None
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over everything that changes tokens: ids, medians, setting, lengths, aliases."""

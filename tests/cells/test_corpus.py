@@ -62,7 +62,7 @@ def test_without_special_tokens(tiny_h5ad, tiny_vocabulary, tmp_path):
 
 
 def test_many_record_batches(tiny_h5ad, tiny_vocabulary, tmp_path, expected, monkeypatch):
-    monkeypatch.setattr("geneformer_grn.cells.shards._BATCH_VALUES", 100)
+    monkeypatch.setattr("geneformer_grn.cells.part_writing._BATCH_VALUES", 100)
     corpus = write_corpus([tiny_h5ad], tmp_path / "corpus", tiny_vocabulary)
     assert len(corpus.values) > 20
     for index in (0, 1, 40, 79):

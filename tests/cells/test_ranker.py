@@ -38,9 +38,12 @@ def check(block, column_tokens, medians, **options):
     for row in range(block.shape[0]):
         tokens, values = expected_cell(block, row, column_tokens, medians)
         cell = slice(ranked.offsets[row], ranked.offsets[row + 1])
-        np.testing.assert_array_equal(ranked.tokens[cell], tokens[:longest])
-        np.testing.assert_array_equal(ranked.counts[cell], values[:longest])
-        assert ranked.lengths[row] == len(tokens)
+        tokens, values, n_genes = tokens[:longest], values[:longest], len(tokens)
+        if wrap := options.get("wrap"):
+            tokens, values = [wrap[0], *tokens, wrap[1]], [0.0, *values, 0.0]
+        np.testing.assert_array_equal(ranked.tokens[cell], tokens)
+        np.testing.assert_array_equal(ranked.counts[cell], values)
+        assert ranked.lengths[row] == n_genes
     stored = [block.data[block.indptr[row] : block.indptr[row + 1]] for row in range(block.shape[0])]
     np.testing.assert_allclose(
         ranked.totals, [values.astype(np.float64).sum() for values in stored], rtol=1e-12
@@ -103,6 +106,7 @@ def test_order_is_brute_force(
         patch.setattr(ranker_module, "_TABLE_VALUES", 1 if tabled else 1 << 40)
         check(block, tokens, medians)
         check(block, tokens, medians, longest=1 + seed % 20)
+        check(block, tokens, medians, longest=1 + seed % 20, wrap=(60_001, 60_002))
 
 
 @given(seed=st.integers(0, 10_000), tabled=st.booleans(), ordered=st.booleans())
@@ -112,12 +116,16 @@ def test_threads_and_cuts_change_nothing(seed, tabled, ordered):
     block = random_block(generator, n_columns=90, n_cells=30, largest=40, dtype=np.float64, ordered=ordered)
     block.data *= generator.choice([1.0, 0.1], block.nnz)  # sums of fractions depend on their order
     tokens, medians = generator.integers(-1, 70, 90), generator.uniform(0.5, 3, 70)
-    longest = None if seed % 2 else 12
-    whole = Ranker(tokens, medians, with_counts=True, longest=longest).rank(block)
+    options = {
+        "with_counts": True,
+        "longest": None if seed % 2 else 12,
+        "wrap": (71, 72) if seed % 3 else None,
+    }
+    whole = Ranker(tokens, medians, **options).rank(block)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_ranges, "_RANGE_VALUES", 50)
         patch.setattr(ranker_module, "_TABLE_VALUES", 300 if tabled else 1 << 40)
-        ranker = Ranker(tokens, medians, threads=3, with_counts=True, longest=longest)
+        ranker = Ranker(tokens, medians, threads=3, **options)
         cuts = [0, 1, 1, 9, 30]
         parts = [ranker.rank(block[a:b]) for a, b in pairwise(cuts)]
     for name in ("tokens", "lengths", "totals", "known", "counts"):
