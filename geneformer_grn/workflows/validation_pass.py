@@ -102,7 +102,8 @@ def looks_like(seen: StoredValues) -> str:
 
 
 def quartiles(values: np.ndarray) -> list[float]:
-    """Return minimum, quartiles and maximum; nothing of nothing."""
+    """Return minimum, quartiles and maximum of what is finite; nothing of nothing."""
+    values = values[np.isfinite(values)]
     return [float(value) for value in np.quantile(values, _QUARTILES)] if len(values) else []
 
 

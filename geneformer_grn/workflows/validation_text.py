@@ -42,7 +42,7 @@ def screen(found: Validation, path: Path, *, model: str = "") -> str:
             lines.append(f"{title}:")
             for finding in findings:
                 lines += _wrapped(finding.what, "  - ")
-                if finding.way_out:
+                if finding.way_out and finding.way_out not in finding.what:
                     lines += _wrapped(finding.way_out, "    → ")
     lines.append("what to do:")
     lines += [f"  {command}" for command in next_commands(found, path, model=model)]
@@ -138,7 +138,7 @@ def _values(found: Validation) -> Iterator[str]:
         reason = f"fractions among them (first {seen.first_fraction:,.4g}), {shown}"
     looked = "a sample of" if found.quick else "all"
     yield f"{facts.looks}: {looked} {facts.n_looked:,} looked at, {reason}"
-    if facts.totals and not seen.n_not_finite and seen.minimum >= 0:
+    if facts.totals and seen.minimum >= 0:
         kind = "sums with log1p undone" if facts.looks == "log-normalised" else "total counts"
         yield f"{kind} per cell: {_quartiles(facts.totals)}"
     if facts.elsewhere:
