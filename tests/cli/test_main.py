@@ -15,10 +15,11 @@ import typer
 from geneformer_grn.cli import build_app
 
 VERBS = [
-    "demo", "run", "genes build", "vocab build", "import-geneformer", "tokenize", "pretrain", "embed",
-    "perturb", "network", "propagate", "evaluate model", "card", "info",
+    "demo", "run", "validate", "genes build", "vocab build", "import-geneformer", "tokenize", "corpus info",
+    "corpus merge", "corpus split", "corpus task", "corpus finish", "pretrain", "embed", "perturb", "network",
+    "propagate", "evaluate model", "card", "info",
 ]  # fmt: skip
-READERS = ["run", "tokenize", "embed", "perturb", "network", "evaluate model"]
+READERS = ["run", "validate", "tokenize", "embed", "perturb", "network", "propagate", "evaluate model"]
 MODEL_RUNNERS = ["demo", "run", "embed", "perturb", "network", "evaluate model"]
 HEAVY = ("torch", "transformers", "scanpy", "anndata", "datasets", "sklearn", "numba", "matplotlib")
 
@@ -45,7 +46,8 @@ def test_every_verb_has_the_common_options(verb):
 
 @pytest.mark.parametrize("verb", READERS)
 def test_verbs_that_read_cells_read_them_alike(verb):
-    assert options_of(verb) >= {"--layer", "--gene-column", "--counts-column", "--allow-normalised"}
+    shared = {"--layer", "--gene-column", "--counts-column", "--allow-normalised", "--species", "--where"}
+    assert options_of(verb) >= shared
 
 
 @pytest.mark.parametrize("verb", MODEL_RUNNERS)
