@@ -26,7 +26,8 @@ from geneformer_grn.cells.row_ranges import (
 if TYPE_CHECKING:
     from geneformer_grn.cells.rank_kernels import Ranked
 
-_TABLE_VALUES = 1 << 21  # values that tell which counts are usual; with fewer, a table would not pay
+_NOTED_VALUES = 1 << 19  # values that tell which counts are usual
+_TABLE_VALUES = 1 << 21  # values from which on a table pays
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Ranker:
         self._columns = describe_columns(np.asarray(column_tokens), np.asarray(medians, dtype=np.float64))
         self._table = plain_table(self._columns)
         self._largest = np.zeros(len(self._columns.tokens), dtype=np.int64)  # what the table is to hold
-        self._n_seen = 0
+        self._n_seen = self._n_noted = 0
         self._threads, self._with_counts, self._undo_log = threads, with_counts, undo_log
         self._wrap = wrap or (-1, -1)
         self._longest = MOST_TOKENS if longest is None else min(longest, MOST_TOKENS)
@@ -179,13 +180,15 @@ class Ranker:
 
         if self._undo_log or self._n_seen >= _TABLE_VALUES:
             return
+        self._n_seen += block.nnz
         for first, last in row_ranges(block.indptr):
+            if self._n_noted >= _NOTED_VALUES:
+                break
             rows, _ = read_rows(block, first, last)
             note_counts(rows, self._columns, self._largest)
-            self._n_seen += len(rows.data)
-            if self._n_seen >= _TABLE_VALUES:
-                self._table = build_table(self._largest, self._columns)
-                return
+            self._n_noted += len(rows.data)
+        if self._n_seen >= _TABLE_VALUES:
+            self._table = build_table(self._largest, self._columns)
 
     def _rank_range(
         self, block: sparse.csr_matrix, first: int, last: int, *, out: Ranked

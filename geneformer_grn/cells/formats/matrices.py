@@ -81,9 +81,11 @@ def as_csr(matrix: Any, what: str) -> sparse.csr_matrix:
 
 def block_of(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n_columns: int) -> sparse.csr_matrix:
     """Return a csr block of these arrays as they are, with 32-bit indices."""
-    shape = (len(indptr) - 1, n_columns)
-    arrays = (data, indices.astype(np.int32, copy=False), indptr.astype(np.int32, copy=False))
-    return sparse.csr_matrix(arrays, shape=shape, copy=False)
+    block = sparse.csr_matrix((len(indptr) - 1, n_columns), dtype=data.dtype)
+    # Not through the constructor, which copies arrays that are a small part of larger ones.
+    block.data = data
+    block.indices, block.indptr = indices.astype(np.int32, copy=False), indptr.astype(np.int32, copy=False)
+    return block
 
 
 def check_indices(indices: np.ndarray, n: int, what: str) -> None:
@@ -94,8 +96,12 @@ def check_indices(indices: np.ndarray, n: int, what: str) -> None:
     ValueError
         An index is negative or too large.
     """
-    low, high = (int(indices.min()), int(indices.max())) if len(indices) else (0, 0)
-    if low < 0 or high >= max(n, 1):
+    if len(indices) == 0:
+        return
+    # Seen as unsigned, a negative number is larger than any: one look instead of two.
+    unsigned = np.ascontiguousarray(indices).view(f"u{indices.dtype.itemsize}")
+    if int(unsigned.max()) >= max(n, 1):
+        low, high = int(indices.min()), int(indices.max())
         raise ValueError(
             f"{what} is damaged: it holds the index {low if low < 0 else high}, where 0 to {n - 1:,} are "
             "possible. Write the file again"
