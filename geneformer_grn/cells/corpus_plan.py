@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,15 @@ class CorpusPlan:
         In the order of the corpus.
     settings, vocabulary
         How files become cells.
+    opened
+        Files that are still open from planning, by number; whoever takes one closes it.
     """
 
     out: Path
     files: list[PlannedFile]
     settings: CorpusSettings
     vocabulary: GeneVocabulary
+    opened: dict[int, OpenedCounts] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -89,6 +92,11 @@ class CorpusPlan:
             for number, part in enumerate(parts)
             if not self.is_done(part)
         ]
+
+    def close(self) -> None:
+        """Close the files that are still open."""
+        while self.opened:
+            self.opened.popitem()[1].source.close()
 
     def counts(self) -> dict[str, int]:
         """Return how many files, parts, rows and finished parts there are."""
@@ -148,28 +156,46 @@ def unfinished(out: Path) -> Path:
 
 
 def make_plan(
-    files: Sequence[Path | str], out: Path, vocabulary: GeneVocabulary, settings: CorpusSettings
+    files: Sequence[Path | str],
+    out: Path,
+    vocabulary: GeneVocabulary,
+    settings: CorpusSettings,
+    *,
+    keep_open: int = 0,
 ) -> CorpusPlan:
     """Open every file once, refuse what its header tells, and return what is to be done; nothing is written.
+
+    Parameters
+    ----------
+    files, out, vocabulary, settings
+        As of ``write_corpus``.
+    keep_open
+        Leave so many files open for who does the work: opening a small file costs as much as ranking it.
 
     Raises
     ------
     FileNotFoundError, ValueError
         A file is missing, given twice, or refused (see :func:`geneformer_grn.cells.reading.open_counts`).
     """
-    planned = []
-    for path, name in _names(files).items():
-        stamp = stamp_of(path)
-        with open_counts(
-            path, vocabulary, settings.read, n_cells=settings.n_cells, seed=settings.seed, name=name
-        ) as opened:
+    plan = CorpusPlan(out, [], settings, vocabulary)
+    try:
+        for number, (path, name) in enumerate(_names(files).items()):
+            stamp = stamp_of(path)
+            opened = plan.opened[number] = open_counts(
+                path, vocabulary, settings.read, n_cells=settings.n_cells, seed=settings.seed, name=name
+            )
             if missing := [column for column in settings.columns if column not in opened.source.obs]:
                 raise ValueError(
                     f"{name}: obs has no column {missing[0]!r}; columns there: "
                     f"{', '.join(map(str, opened.source.obs.columns)) or 'none'}"
                 )
-            planned.append(PlannedFile(path=path, name=name, stamp=stamp, report=opened.report()))
-    return CorpusPlan(out, planned, settings, vocabulary)
+            plan.files.append(PlannedFile(path=path, name=name, stamp=stamp, report=opened.report()))
+            if number >= keep_open:
+                plan.opened.pop(number).source.close()
+    except BaseException:
+        plan.close()
+        raise
+    return plan
 
 
 def open_planned(plan: CorpusPlan, file: int) -> OpenedCounts:
@@ -181,7 +207,7 @@ def open_planned(plan: CorpusPlan, file: int) -> OpenedCounts:
         It changed since it was planned.
     """
     planned, settings = _unchanged(plan, file), plan.settings
-    return open_counts(
+    return plan.opened.pop(file, None) or open_counts(
         planned.path, plan.vocabulary, settings.read, n_cells=settings.n_cells, seed=settings.seed,
         name=planned.name,
     )  # fmt: skip

@@ -28,6 +28,7 @@ from geneformer_grn.cells.part_writing import write_parts
 from geneformer_grn.cells.shards import CorpusSettings
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
+_KEPT_OPEN = 16  # files at most, between planning and tokenising
 Group = tuple[int, list[int]]  # a file of the plan, and consecutive parts of it
 
 
@@ -85,7 +86,10 @@ def write_corpus(
     """
     out = Path(out)
     require_corpus_place(out)
-    plan = make_plan(files, out, vocabulary, settings or CorpusSettings())
+    here = workers == 1 and not ray
+    plan = make_plan(
+        files, out, vocabulary, settings or CorpusSettings(), keep_open=_KEPT_OPEN if here else 0
+    )
     try:
         if ray:
             run_on_ray(plan, threads=threads or 1)
@@ -96,6 +100,8 @@ def write_corpus(
         if raised_on_purpose(error):  # about the input: nothing may be left that looks like a result
             plan.discard()
         raise
+    finally:
+        plan.close()
     corpus = Corpus.open(out)
     logger.info("wrote %s: %s cells, %s tokens", out, f"{len(corpus):,}", f"{int(corpus.offsets[-1]):,}")
     return corpus
