@@ -63,7 +63,8 @@ def validate(
         files = find_files([file]) if file.is_dir() else [file]
         single = files == [file]
         if not single and not quiet:
-            typer.echo(f"{file.name} is a folder of {len(files)} files; validate one of them to see more")
+            folder = file.resolve().name
+            typer.echo(f"{folder} is a folder of {len(files)} files; validate one of them to see more")
         found = []
         for path in files:
             found.append(validate_file(path, genes, read, quick=quick))

@@ -94,7 +94,7 @@ def _look(found: Validation, source: CountSource, vocabulary: GeneVocabulary) ->
         tally = tally_rows(source, rows, tokens, vocabulary)
         _judge_values(found, source, tally)
         _judge_cells(found, tally, mapping=mapping)
-        if column is not None:
+        if column is not None and tally.seen.first_fraction is None:  # others are summed
             _check_totals(found, source.obs[column], rows[tally.lengths > 0], column)
         found.cells = CellFacts(
             n_read=len(chosen.rows), n_filtered=chosen.n_filtered, n_not_asked=chosen.n_not_asked,

@@ -165,8 +165,6 @@ class Validation:
             for key, value in found.change.items()
             if getattr(self.settings, key) != value
         }
-        if "layer" in changes:  # with the counts themselves, there is nothing to allow
-            changes.pop("allow_normalised", None)
         return replace(self.settings, **changes) if changes else None
 
     @contextmanager

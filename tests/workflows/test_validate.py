@@ -233,6 +233,7 @@ def test_mouse_gives_the_human_tokens_and_reports_the_loss(human, orthologs, nam
     assert (entry["species"], entry["share_counts_lost"]) == ("mouse", pytest.approx(lost))
     found = validate_file(paths[1], vocabulary, settings)
     assert found.usable
+    assert found.notes == [], "what other ways of reading would warn of is not said of this one"
     assert found.genes["looks_like"] == "mouse"
     assert found.genes["share_counts_lost"] == pytest.approx(lost)
     assert "2 have no one-to-one human ortholog" in screen(found, paths[1]).replace("\n" + " " * 13, " ")
