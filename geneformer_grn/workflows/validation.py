@@ -95,8 +95,8 @@ class Needs:
     Parameters
     ----------
     peak_mb
-        The most that the process held while it looked, MB (10^6 bytes), program included: what ``tokenize``
-        takes, since it reads the same blocks.
+        The most that the process held while it looked, MB (10^6 bytes), program included. ``tokenize`` reads
+        the same blocks, and holds what it writes beside them.
     known_mb
         Memory of the known genes' counts of all cells, MB: what verbs that run the model hold beside it.
     seconds

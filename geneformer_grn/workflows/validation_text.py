@@ -111,10 +111,13 @@ def _facts(found: Validation) -> Iterator[tuple[str, list[str]]]:
         more = f" and {len(columns) - _N_COLUMNS} more" if len(columns) > _N_COLUMNS else ""
         yield "obs", [f"{', '.join(columns[:_N_COLUMNS]) or 'no columns'}{more}"]
     if found.needs is not None:
-        held = f"verbs that run the model hold {found.needs.known_mb:,.1f} MB of counts beside it"
-        yield "memory", [f"{found.needs.peak_mb:,.0f} MB at most in this look, as in tokenize; {held}"]
+        held = f"verbs that run the model hold {found.needs.known_mb:,.1f} MB of counts beside that"
+        yield (
+            "memory",
+            [f"{found.needs.peak_mb:,.0f} MB at most in this look (tokenize: a little more); {held}"],
+        )
         if found.needs.seconds is not None:
-            yield "time", [f"reading and ranking all cells takes about {_duration(found.needs.seconds)} here"]
+            yield "time", [f"reading and ranking all cells takes {_duration(found.needs.seconds)} here"]
 
 
 def _zeros(found: Validation) -> str:
@@ -185,8 +188,8 @@ def _quartiles(values: list[float]) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 1:
-        return "a second"
-    return f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
+        return "less than a second"
+    return f"about {seconds:,.0f} s" if seconds < 120 else f"about {seconds / 60:,.0f} min"
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

@@ -427,7 +427,7 @@ def _(folder, adata):
     return [folder / "files"]
 
 
-@case("a file that this user may not read", "may not be read by this user")
+@case("a file that this user may not read", "may not be read by this user", WITH_VOCABULARY)
 def _(folder, adata):
     if os.geteuid() == 0:
         pytest.skip("root may read everything")
@@ -606,7 +606,7 @@ def _(folder, adata):
     return [written(adata, folder), "--out", folder / "other"]
 
 
-@case("`--out` where this user may not write", "cannot write", ("tokenize", "embed", "run", "vocab build"))
+@case("`--out` where this user may not write", "locked", ("tokenize", "embed", "run", "vocab build"))
 def _(folder, adata):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")

@@ -5,6 +5,7 @@ import json
 import warnings
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -103,6 +104,24 @@ def test_a_10x_folder_is_one_file(call, tenx_folder):
     answer = call(tenx_folder)
     assert answer.code == 0
     assert answer.out.startswith("sample: 10x mtx, 80 cells × 60 genes\n")
+
+
+def test_cellbender_writes_a_10x_file(call, tiny_adata, tmp_path):
+    """Its .h5 holds more groups beside the matrix than Cell Ranger's."""
+    counts = tiny_adata.X.astype(np.int32)
+    with h5py.File(tmp_path / "cellbender.h5", "w") as handle:
+        for name in ("data", "indices", "indptr"):
+            handle[f"matrix/{name}"] = getattr(counts, name)
+        handle["matrix/shape"] = np.array([60, 80])
+        handle["matrix/barcodes"] = np.array(tiny_adata.obs_names, "S")
+        for name in ("id", "name"):
+            handle[f"matrix/features/{name}"] = np.array(tiny_adata.var_names, "S")
+        handle["matrix/features/feature_type"] = np.array(["Gene Expression"] * 60, "S")
+        handle["droplet_latents/cell_probability"] = np.ones(80)
+        handle["global_latents/ambient_expression"] = np.ones(60)
+    answer = call(tmp_path / "cellbender.h5")
+    assert answer.code == 0
+    assert answer.out.startswith("cellbender.h5: 10x h5, 80 cells × 60 genes\n")
 
 
 def test_quick_says_so(call, tiny_h5ad, monkeypatch):
