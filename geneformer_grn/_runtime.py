@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterable, Iterator
 
     import torch
@@ -112,11 +113,19 @@ def raised_on_purpose(error: BaseException) -> bool:
     return not line or line.lstrip().startswith("raise")
 
 
-def sha256_file(path: Path) -> str:
-    """Return the hexadecimal sha256 of a file, read in blocks."""
+def sha256_file(path: Path, *, stop: threading.Event | None = None) -> str:
+    """Return the hexadecimal sha256 of a file, read in blocks.
+
+    Raises
+    ------
+    InterruptedError
+        `stop` was set meanwhile.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         while block := handle.read(1 << 20):
+            if stop is not None and stop.is_set():
+                raise InterruptedError(f"hashing {path.name} was stopped")
             digest.update(block)
     return digest.hexdigest()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -220,24 +221,24 @@ def _unchanged(plan: CorpusPlan, file: int) -> PlannedFile:
     return planned
 
 
-def hash_file(plan: CorpusPlan, file: int) -> str:
+def hash_file(plan: CorpusPlan, file: int, *, stop: threading.Event | None = None) -> str:
     """Return the sha256 of a file of a plan, see :func:`sha256_of`; it is kept once known."""
     planned = _unchanged(plan, file)
     text = json.dumps([planned.name, planned.stamp])
     note = plan.folder / f"hash-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
     if note.exists():
         return str(json.loads(note.read_text(encoding="utf-8"))["sha256"])
-    digest = sha256_of(planned.path)
+    digest = sha256_of(planned.path, stop=stop)
     write_json(note, {"sha256": digest})
     return digest
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, *, stop: threading.Event | None = None) -> str:
     """Return the sha256 of a file, or of the names and hashes of a folder's files."""
     if not path.is_dir():
-        return sha256_file(path)
+        return sha256_file(path, stop=stop)
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    lines = [f"{sha256_file(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
+    lines = [f"{sha256_file(file, stop=stop)}  {file.relative_to(path).as_posix()}\n" for file in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -6,6 +6,7 @@ All of them call :func:`run_group`, so they differ in where the work is done and
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -154,27 +155,20 @@ def run_plan(plan: CorpusPlan, *, workers: int = 1, threads: int | None = None) 
     plan.save()
     pending = plan.pending()
     n_parts = sum(map(len, plan.parts))
+    stop = threading.Event()
     with ThreadPoolExecutor(1) as hashing, progress(total=n_parts, desc="tokenize", unit="part") as bar:
+        hashes = [hashing.submit(hash_file, plan, file, stop=stop) for file in range(len(plan.files))]
         bar.update(n_parts - len(pending))
-        hashes = [hashing.submit(hash_file, plan, file) for file in range(len(plan.files))]
         try:
-            done = (
-                (
-                    entry
-                    for file, numbers in groups(plan, pending)
-                    for entry in run_parts(plan, file, numbers, threads)
-                )
-                if workers == 1
-                else _in_pool(plan, groups(plan, pending, apart=True), workers=workers, threads=threads)
-            )
-            for _ in done:
+            for _ in (
+                _here(plan, pending, threads) if workers == 1 else _in_pool(plan, pending, workers, threads)
+            ):
                 bar.update()
-        except BaseException:
             for future in hashes:
-                future.cancel()
+                future.result()
+        except BaseException:
+            stop.set()  # nothing may be written to the folder any more: it may be about to be removed
             raise
-        for future in hashes:
-            future.result()
 
 
 def groups(plan: CorpusPlan, pending: Sequence[tuple[int, int]], *, apart: bool = False) -> list[Group]:
@@ -321,8 +315,15 @@ def run_on_ray(plan: CorpusPlan, *, threads: int = 1) -> None:
             bar.update()
 
 
-def _in_pool(plan: CorpusPlan, todo: list[Group], *, workers: int, threads: int) -> Iterator[int]:
+def _here(plan: CorpusPlan, pending: list[tuple[int, int]], threads: int) -> Iterator[dict[str, Any]]:
+    """Do the pending parts in this process, each file in as few passes as may be."""
+    for file, numbers in groups(plan, pending):
+        yield from run_parts(plan, file, numbers, threads)
+
+
+def _in_pool(plan: CorpusPlan, pending: list[tuple[int, int]], workers: int, threads: int) -> Iterator[int]:
     """Yield once for each part that a pool of processes did."""
+    todo = groups(plan, pending, apart=True)
     context = multiprocessing.get_context("spawn")  # forking a process that runs threads may hang
     with ProcessPoolExecutor(min(workers, max(1, len(todo))), mp_context=context) as pool:
         futures: list[Future[int | Refusal]] = [
