@@ -34,12 +34,12 @@ from measuring import device, summarise, timed_rounds, versions
 from scipy import optimize, sparse
 
 from geneformer_grn._runtime import write_json
-from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
+from geneformer_grn.cells.corpora.tokenizing import write_corpus
 from geneformer_grn.cells.counts import CellCounts, read_counts
 from geneformer_grn.cells.ranker import Ranker
 from geneformer_grn.cells.ranking import model_input
 from geneformer_grn.cells.reading import open_counts
-from geneformer_grn.cells.tokenizing import write_corpus
 from geneformer_grn.genes.vocabulary import MAX_LENGTH, SPECIAL_TOKENS, TARGET_SUM, GeneVocabulary
 
 N_KNOWN, N_OTHER = 20_000, 5_000  # genes of the vocabulary; genes of the file that it does not hold

@@ -77,6 +77,6 @@ def _counts_elsewhere(source: CountSource) -> str:
         found = sample()  # a sample is enough for a hint
         values = stored_values(found)
         whole = values.first_fraction is None and values.n_not_finite == 0
-        if len(found) and whole and values.minimum >= 0 < values.maximum:
+        if whole and values.minimum >= 0 and values.maximum > 1:  # ones alone are marks
             return f" Raw counts seem to be in {place}: {option}."
     return ""

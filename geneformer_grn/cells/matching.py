@@ -62,6 +62,7 @@ def map_identifiers(
             f"{len(vocabulary) - vocabulary.n_special:,} genes); looked in {looked}. It needs Ensembl IDs or "
             f"gene symbols of its species{', mouse' if species == 'mouse' else ''}: pass --gene-column "
             "COLUMN, or run gg.pp.map_genes(adata)"
+            + ("; it looks like mouse: pass --species mouse" if mouse else "")
         )
     # pp.map_genes gives several symbols one Ensembl ID on purpose: there, repeats mean a sum.
     ours = mapped and found[0][1] == "var['ensembl_id']"

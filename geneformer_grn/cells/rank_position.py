@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from geneformer_grn._runtime import atomic_path
-from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
 from geneformer_grn.cells.masking import IGNORED
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 

@@ -7,6 +7,7 @@ bounded by the block. The files behind it stay open until :meth:`CountSource.clo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -199,7 +200,9 @@ class CountSource:
         parts = [block for _, block in self.blocks()]
         whole = parts[0].copy() if len(parts) == 1 else sparse.vstack(parts, format="csr")
         matrix = sparse.csr_matrix(whole)
-        return anndata.AnnData(X=matrix, obs=self.obs.copy(), var=self.var.copy())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # repeated names are judged when genes are matched
+            return anndata.AnnData(X=matrix, obs=self.obs.copy(), var=self.var.copy())
 
     def close(self) -> None:
         """Close the files behind the source and delete its temporary ones."""

@@ -40,8 +40,8 @@ def info(
 ) -> None:
     """Print the facts on one screen."""
     with verb(quiet=quiet, as_json=as_json) as summary:
-        from geneformer_grn.cells.corpus import Corpus
-        from geneformer_grn.cells.facts import corpus_facts, facts_text
+        from geneformer_grn.cells.corpora.corpus import Corpus
+        from geneformer_grn.cells.corpora.facts import corpus_facts, facts_text
 
         facts = corpus_facts(Corpus.open(corpus))
         if not quiet:
@@ -65,7 +65,7 @@ def merge(
 ) -> None:
     """Write the corpora as one; where it comes from is in its ``manifest.json``."""
     with verb(quiet=quiet, as_json=as_json) as summary:
-        from geneformer_grn.cells.merging import merge_corpora
+        from geneformer_grn.cells.corpora.merging import merge_corpora
 
         names = None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
         merged = merge_corpora(corpora, out, columns=names)
@@ -111,8 +111,8 @@ def split(
 ) -> None:
     """Write each part as a corpus; how it was split is in its ``manifest.json``."""
     with verb(quiet=quiet, as_json=as_json) as summary:
-        from geneformer_grn.cells.parts import SplitSettings, parse_assignments, parse_fractions
-        from geneformer_grn.cells.splitting import split_corpus
+        from geneformer_grn.cells.corpora.dealing import SplitSettings, parse_assignments, parse_fractions
+        from geneformer_grn.cells.corpora.splitting import split_corpus
 
         settings = SplitSettings(
             by=by,
@@ -150,7 +150,7 @@ def task(
 ) -> None:
     """Write the share's parts; those that are there stay. Killed, the same call goes on."""
     with verb(quiet=quiet, as_json=as_json, repeatable=True) as summary:
-        from geneformer_grn.cells.tokenizing import parse_share, run_share
+        from geneformer_grn.cells.corpora.cluster import parse_share, run_share
 
         index, count = parse_share(share)
         n_done = run_share(corpus, index=index, count=count, threads=threads)
@@ -162,8 +162,8 @@ def finish(
 ) -> None:
     """Write the corpus and remove the folder of the plan."""
     with verb(quiet=quiet, as_json=as_json, repeatable=True) as summary:
-        from geneformer_grn.cells.corpus import Corpus
-        from geneformer_grn.cells.corpus_plan import CorpusPlan, finish_plan
+        from geneformer_grn.cells.corpora.corpus import Corpus
+        from geneformer_grn.cells.corpora.plan import CorpusPlan, finish_plan
 
         finish_plan(CorpusPlan.load(corpus))
         manifest = Corpus.open(corpus).manifest

@@ -68,7 +68,7 @@ def embed(
         run = ModelSettings(device=device, precision=precision)  # type: ignore[arg-type]  # checked there
         with atomic_path(out) as temporary:
             adata = read_anndata(file, layer)
-            embed_adata(adata, model, settings, read=read, run=run)
+            embed_adata(adata, model, settings, read=read, run=run, name=file.name)
             provenance = adata.uns["geneformer_grn"]["embed"]
             provenance["seed"] = seed
             adata.write_h5ad(temporary)

@@ -80,10 +80,10 @@ def tokenize(
 ) -> None:
     """Write the corpus; its parameters are in its ``manifest.json``. Killed, the same call goes on."""
     with verb(quiet=quiet, as_json=as_json, repeatable=True) as summary:
+        from geneformer_grn.cells.corpora.shards import CorpusSettings
+        from geneformer_grn.cells.corpora.tokenizing import plan_corpus, write_corpus
         from geneformer_grn.cells.opening import find_files
         from geneformer_grn.cells.reading import ReadSettings
-        from geneformer_grn.cells.shards import CorpusSettings
-        from geneformer_grn.cells.tokenizing import plan_corpus, write_corpus
 
         genes = vocabulary_of(model, vocabulary)
         read = ReadSettings(

@@ -104,7 +104,8 @@ def build(
             with staged_folder(out) as folder:
                 vocabulary = build_vocabulary(files, settings, work=work)
                 vocabulary.save(folder)
-        except (ValueError, TypeError):  # the files or options are wrong: nothing there to go on with
+        except (ValueError, TypeError, FileNotFoundError, PermissionError):
+            # The files or options are wrong: nothing there to go on with.
             if not begun:
                 shutil.rmtree(work, ignore_errors=True)
             raise

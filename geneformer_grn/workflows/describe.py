@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from geneformer_grn.cells.corpus import Corpus
-from geneformer_grn.cells.facts import corpus_facts
+from geneformer_grn.cells.corpora.corpus import Corpus
+from geneformer_grn.cells.corpora.facts import corpus_facts
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.network.edges import read_edges, read_universe
 

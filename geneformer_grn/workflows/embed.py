@@ -35,6 +35,7 @@ def embed_adata(
     *,
     read: ReadSettings | None = None,
     run: ModelSettings | None = None,
+    name: str | None = None,
 ) -> None:
     """Embed the cells and genes of `adata`, in place; see ``gg.tl.embed`` for what is written where.
 
@@ -50,6 +51,8 @@ def embed_adata(
         How the counts are read.
     run
         Device and precision.
+    name
+        What messages call the cells; default: the AnnData.
 
     Raises
     ------
@@ -63,7 +66,7 @@ def embed_adata(
     if not isinstance(model, Encoder):
         model = load_encoder(model, device=run.device, precision=run.precision)
     vocabulary = model.vocabulary
-    counts = read_counts(adata, vocabulary, read)
+    counts = read_counts(adata, vocabulary, read, name=name)
     cells, genes = embed_cells_and_genes(model, rank_cells(counts, vocabulary), settings)
     # Duplicates were judged by read_counts; with layer="raw" the gene column is one of adata.raw.
     column = None if read.layer == "raw" else read.gene_column

@@ -152,7 +152,7 @@ def _pair(score: dict[str, float] | None) -> str:
 
 def _inputs(cells: Sequence[Path | str]) -> list[tuple[str, Any, str]]:
     """Return (name, what to read, sha256) of each file, or of the demo cells where none is named."""
-    from geneformer_grn.cells.corpus_plan import sha256_of
+    from geneformer_grn.cells.corpora.plan import sha256_of
     from geneformer_grn.cells.opening import read_anndata
 
     if not cells:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geneformer_grn._runtime import library_versions, sha256_file
-from geneformer_grn.cells.corpus_plan import sha256_of
+from geneformer_grn.cells.corpora.plan import sha256_of
 from geneformer_grn.cells.counts import CellCounts
 from geneformer_grn.workflows.grouping import Grouping
 from geneformer_grn.workflows.network import NetworkResult

@@ -2,8 +2,8 @@
 
 import pytest
 
-from geneformer_grn.cells.shards import CorpusSettings
-from geneformer_grn.cells.tokenizing import write_corpus
+from geneformer_grn.cells.corpora.shards import CorpusSettings
+from geneformer_grn.cells.corpora.tokenizing import write_corpus
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ import pytest
 import typer
 
 from geneformer_grn import cli
-from geneformer_grn.cells.corpus import Corpus
-from geneformer_grn.cells.shards import CorpusSettings
-from geneformer_grn.cells.tokenizing import write_corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
+from geneformer_grn.cells.corpora.shards import CorpusSettings
+from geneformer_grn.cells.corpora.tokenizing import write_corpus
 from geneformer_grn.cli import corpus as verb
 
 

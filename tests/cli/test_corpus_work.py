@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from geneformer_grn import cli
-from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_info_of_a_vocabulary_and_of_edges(app, tiny_vocabulary, tmp_path):
 
 
 def test_info_of_a_corpus(app, tiny_h5ad, tiny_vocabulary, tmp_path):
-    from geneformer_grn.cells.tokenizing import write_corpus
+    from geneformer_grn.cells.corpora.tokenizing import write_corpus
 
     write_corpus([tiny_h5ad], tmp_path / "corpus", tiny_vocabulary)
     code, stdout, _ = call(app, "info", tmp_path / "corpus", "--json", "--quiet")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from geneformer_grn.cells.tokenizing import write_corpus
+from geneformer_grn.cells.corpora.tokenizing import write_corpus
 from geneformer_grn.cli import main
 from geneformer_grn.cli import pretrain as verb
 from geneformer_grn.training.config import read_config

@@ -30,8 +30,8 @@ def trained(tiny_adata, tiny_vocabulary, tmp_path_factory) -> Trained:
     import torch
 
     from geneformer_grn._runtime import sha256_file
+    from geneformer_grn.cells.corpora.tokenizing import write_corpus
     from geneformer_grn.cells.rank_position import RankPositionBaseline
-    from geneformer_grn.cells.tokenizing import write_corpus
     from geneformer_grn.model.encoder import ModelConfig, new_model
     from geneformer_grn.training.config import read_config
     from geneformer_grn.training.pretrain import export

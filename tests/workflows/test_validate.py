@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from geneformer_grn.cells.corpora.shards import CorpusSettings
+from geneformer_grn.cells.corpora.tokenizing import write_corpus
 from geneformer_grn.cells.counts import ReadSettings, read_counts
-from geneformer_grn.cells.shards import CorpusSettings
-from geneformer_grn.cells.tokenizing import write_corpus
 from geneformer_grn.genes.table import load_gene_table
 from geneformer_grn.workflows import validation_pass
 from geneformer_grn.workflows.validate import validate_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def kind_of(path: Path) -> str:
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return _kind_of_hdf5(path)
     if head.startswith(b"PK\x03\x04"):
-        return "zarr"
+        return _kind_of_zip(path)
     if path.suffix == ".h5ad" or not head:
         empty = "" if head else "; it is empty"
         raise ValueError(f"{path} is not an .h5ad file (not HDF5 at all{empty})")
@@ -55,6 +56,17 @@ def kind_of(path: Path) -> str:
     if b"\0" in head or not head.strip():
         raise ValueError(f"{path} is no count file; accepted are {ACCEPTED}")
     return "text"
+
+
+def _kind_of_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as packed:
+            names = {name.rpartition("/")[2] for name in packed.namelist()}
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is truncated or damaged: {error}") from error
+    if not names.intersection(_ZARR):
+        raise ValueError(f"{path} is a zip archive, but no zarr store; accepted are {ACCEPTED}")
+    return "zarr"
 
 
 def _kind_of_folder(path: Path) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from geneformer_grn._runtime import raised_on_purpose
 from geneformer_grn.cells.formats.matrices import DenseRows, SparseRows, StoredMatrix, as_csr
 from geneformer_grn.cells.formats.transpose import sparse_columns
 from geneformer_grn.cells.source import NOT_STATED, CountSource
@@ -51,7 +52,7 @@ def explained(path: Path, kind: str) -> Iterator[None]:
     except IORegistryError as error:
         raise ValueError(f"{path} {NEWER_ANNDATA}") from error
     except ValueError as error:
-        if str(path) in str(error):
+        if raised_on_purpose(error):
             raise
         raise ValueError(_damaged(path, kind, error)) from error
     except (OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:

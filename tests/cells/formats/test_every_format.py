@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from geneformer_grn.cells.corpora.shards import CorpusSettings
+from geneformer_grn.cells.corpora.tokenizing import write_corpus
 from geneformer_grn.cells.opening import open_source, read_anndata
 from geneformer_grn.cells.reading import ReadSettings
-from geneformer_grn.cells.shards import CorpusSettings
-from geneformer_grn.cells.tokenizing import write_corpus
 from geneformer_grn.genes.vocabulary import SPECIAL_TOKENS, GeneVocabulary
 
 FORMATS = {
