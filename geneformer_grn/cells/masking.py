@@ -1,7 +1,8 @@
-"""Masking of genes for pretraining, drawn anew for each epoch and cell.
+"""How genes are masked, and the masks of evaluation: cell by cell, by numpy's Philox generator.
 
 The draw depends on (seed, epoch, cell) alone: neither the number of processes nor the order of cells changes
-what a model is asked, so runs on one and on eight devices, stopped or not, see the same questions.
+what a model is asked. Published figures rest on these draws, so they stay as they are; training, which needs
+a hundred times as many, draws its own in :mod:`geneformer_grn.cells.batch_kernels`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class MaskSettings:
 def mask_cell(
     ids: np.ndarray, vocabulary: GeneVocabulary, settings: MaskSettings, *, seed: int, epoch: int, cell: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mask genes of one model input.
+    """Mask genes of one model input, as evaluation does.
 
     Parameters
     ----------

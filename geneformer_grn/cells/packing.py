@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from geneformer_grn.cells.masking import IGNORED
 
@@ -112,15 +112,8 @@ def pack(
     index = np.arange(len(lengths)) if cell_index is None else np.asarray(cell_index, dtype=np.int64)
     if len(index) != len(lengths):
         raise ValueError(f"{len(lengths)} cells are packed, but {len(index)} cell indices given")
-    return PackedBatch(
-        input_ids=torch.from_numpy(ids)[None],
-        position_ids=torch.from_numpy(positions)[None],
-        labels=torch.from_numpy(asked)[None],
-        cu_seqlens=torch.from_numpy(offsets.astype(np.int32)),
-        max_seqlen=int(lengths.max()),
-        masked_index=torch.from_numpy(np.flatnonzero(asked != IGNORED)),
-        cell_index=torch.from_numpy(index),
-    )
+    rows = Rows(*(torch.from_numpy(row)[None] for row in (ids, asked, positions)))
+    return assemble(rows, lengths, np.flatnonzero(asked != IGNORED), index)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,22 +165,81 @@ def fill(batch: PackedBatch, shape: BatchShape, *, filler: int) -> PackedBatch:
             f"a batch of {batch.n_tokens:,} tokens with a cell of {batch.max_seqlen:,} does not fit "
             f"{shape.n_tokens:,} tokens with cells of at most {shape.max_seqlen:,}"
         )
-    missing = shape.n_tokens - batch.n_tokens
-    ends = torch.arange(batch.n_tokens, shape.n_tokens, shape.max_seqlen, dtype=torch.int32)[1:]
-    n_repeats = max(int(missing > 0), shape.n_cells - len(batch) - len(ends))
-    boundaries = torch.cat([ends, ends.new_full((n_repeats,), shape.n_tokens)])
-    n_padding = max(0, shape.n_masked - len(batch.masked_index))
+    rows = empty_rows(shape.n_tokens)
+    for row, own in zip(rows, (batch.input_ids, batch.labels, batch.position_ids), strict=True):
+        row[:, : batch.n_tokens] = own
+    lengths, masked = batch.cu_seqlens.diff().numpy(), batch.masked_index.numpy()
+    return assemble(rows, lengths, masked, batch.cell_index.numpy(), shape=shape, filler=filler)
+
+
+class Rows(NamedTuple):
+    """The rows of a batch, ``(1, T)`` int64 each."""
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    position_ids: torch.Tensor
+
+
+def empty_rows(n_tokens: int, *, pinned: bool = False) -> Rows:
+    """Return rows to write into; `pinned`: in page-locked memory, which torch keeps and hands out again."""
+    return Rows(*(torch.empty((1, n_tokens), dtype=torch.int64, pin_memory=pinned) for _ in Rows._fields))
+
+
+def assemble(
+    rows: Rows,
+    lengths: np.ndarray,
+    masked: np.ndarray,
+    cell_index: np.ndarray,
+    *,
+    shape: BatchShape | None = None,
+    filler: int = 0,
+    pinned: bool = False,
+) -> PackedBatch:
+    """Return a batch whose cells are written into `rows` already, filled to `shape` as `fill` does.
+
+    Parameters
+    ----------
+    rows
+        As long as the cells together, or as `shape` says; what is behind the cells is overwritten.
+    lengths, masked, cell_index
+        Tokens of each cell, masked positions, and where each cell comes from.
+    shape, filler
+        As for `fill`; None: nothing is filled.
+    pinned
+        Put what is made here into page-locked memory as well.
+    """
+    boundaries = np.concatenate([[0], np.cumsum(lengths)])
+    longest = int(lengths.max())
+    if shape is not None:
+        start = int(boundaries[-1])
+        missing = shape.n_tokens - start
+        rows.input_ids[:, start:] = filler
+        rows.labels[:, start:] = IGNORED
+        rows.position_ids[:, start:] = torch.arange(missing) % shape.max_seqlen
+        ends = np.arange(start, shape.n_tokens, shape.max_seqlen)[1:]
+        n_repeats = max(int(missing > 0), shape.n_cells - len(lengths) - len(ends))
+        boundaries = np.concatenate([boundaries, ends, np.full(n_repeats, shape.n_tokens)])
+        masked = _padded(masked, shape.n_masked, IGNORED)
+        cell_index = _padded(cell_index, len(boundaries) - 1, -1)
+        longest = shape.max_seqlen
     return PackedBatch(
-        input_ids=functional.pad(batch.input_ids, (0, missing), value=filler),
-        position_ids=torch.cat(
-            [batch.position_ids, torch.arange(missing)[None] % shape.max_seqlen], dim=1
-        ),
-        labels=functional.pad(batch.labels, (0, missing), value=IGNORED),
-        cu_seqlens=torch.cat([batch.cu_seqlens, boundaries]),
-        max_seqlen=shape.max_seqlen,
-        masked_index=functional.pad(batch.masked_index, (0, n_padding), value=IGNORED),
-        cell_index=functional.pad(batch.cell_index, (0, len(boundaries)), value=-1),
-    )  # fmt: skip
+        input_ids=rows.input_ids,
+        position_ids=rows.position_ids,
+        labels=rows.labels,
+        cu_seqlens=_tensor(boundaries.astype(np.int32), pinned=pinned),
+        max_seqlen=longest,
+        masked_index=_tensor(masked, pinned=pinned),
+        cell_index=_tensor(cell_index, pinned=pinned),
+    )
+
+
+def _padded(values: np.ndarray, size: int, value: int) -> np.ndarray:
+    return np.concatenate([values, np.full(max(0, size - len(values)), value, dtype=values.dtype)])
+
+
+def _tensor(values: np.ndarray, *, pinned: bool) -> torch.Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory() if pinned else tensor
 
 
 def _joined(parts: Sequence[np.ndarray] | None, lengths: np.ndarray, name: str) -> np.ndarray | None:

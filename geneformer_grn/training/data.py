@@ -1,4 +1,4 @@
-"""The cells of a pretraining run: corpora of one vocabulary; no file is both trained on and held out."""
+"""The cells of a pretraining run: corpora of one vocabulary; no cell is both trained on and held out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from geneformer_grn._runtime import choose_device
 from geneformer_grn.cells.batches import BatchSettings, MaskSettings, balanced_copies
-from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
+from geneformer_grn.cells.corpora.leaks import files_in_both
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.training.config import PretrainConfig
 
@@ -46,12 +47,14 @@ def open_data(config: PretrainConfig) -> PretrainingData:
     copies = None
     if data.balance is not None:
         copies = balanced_copies(corpus.column(data.balance), evenness=data.evenness)
+    on_gpu = choose_device(config.run.device).type == "cuda"
     settings = BatchSettings(
         token_budget=data.token_budget,
         seed=config.run.seed,
         mask=mask,
         # Batches of one shape are compiled once, and fit flex attention and a GPU's allocator.
-        static=config.run.compile or choose_device(config.run.device).type == "cuda",
+        static=config.run.compile or on_gpu,
+        pinned=on_gpu,
         stages=data.curriculum,
         copies=copies,
     )
@@ -59,11 +62,11 @@ def open_data(config: PretrainConfig) -> PretrainingData:
 
 
 def _require_apart(corpus: Corpus, held_out: Corpus) -> None:
-    trained_on = {entry["sha256"] for entry in corpus.manifest["files"]}
-    both = [entry["name"] for entry in held_out.manifest["files"] if entry["sha256"] in trained_on]
+    """Raise where both hold cells of one file, unless one split put these into different parts."""
+    both = files_in_both(corpus, held_out)
     if both:
         raise ValueError(
             f"data.validation holds files that data.corpus trains on (same sha256): {', '.join(both)}; "
-            "held-out figures would say nothing. Tokenize other files for it, or pass "
-            "--set data.validation=none"
+            "held-out figures would say nothing. Tokenize other files for it, divide one corpus with "
+            "geneformer-grn corpus split, or pass --set data.validation=none"
         )

@@ -10,14 +10,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 
 from geneformer_grn.cells.batches import BatchSettings, PackedBatch, training_batches
-from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 
@@ -28,7 +27,7 @@ class StepData:
     Parameters
     ----------
     batches
-        Packed batches to accumulate, in page-locked memory if there is a GPU.
+        Packed batches to accumulate.
     numbers
         Their places in the data: (epoch, batch of the epoch counted over all processes).
     n_masked, n_tokens
@@ -117,7 +116,7 @@ class Prefetched(Iterator[StepData]):
     depth
         Steps held ready.
     device
-        A GPU: tensors are page-locked, so that copies to it run beside its work.
+        Where the steps go; the thread works for it.
     """
 
     def __init__(self, steps: Iterator[StepData], device: torch.device, *, depth: int = 4) -> None:
@@ -142,13 +141,11 @@ class Prefetched(Iterator[StepData]):
         return item
 
     def _fill(self) -> None:
-        pin = self._device.type == "cuda"
         try:
-            if pin:
+            if self._device.type == "cuda":  # page-locked memory belongs to a device
                 torch.cuda.set_device(self._device)  # a thread begins on GPU 0, whichever this process uses
             for step in self._steps:
-                ready = replace(step, batches=[_pinned(batch) for batch in step.batches]) if pin else step
-                if not self._put(ready):
+                if not self._put(step):
                     return
             self._put(StopIteration())
         except Exception as error:  # noqa: BLE001 - handed to the thread that asks for the next step
@@ -163,11 +160,3 @@ class Prefetched(Iterator[StepData]):
                 continue
             return True
         return False
-
-
-def _pinned(batch: PackedBatch) -> PackedBatch:
-    values = {item.name: getattr(batch, item.name) for item in fields(batch)}
-    pinned: dict[str, Any] = {
-        name: value.pin_memory() for name, value in values.items() if isinstance(value, torch.Tensor)
-    }
-    return replace(batch, **pinned)

@@ -15,7 +15,6 @@ from geneformer_grn.cells.batches import (
     plan_epoch,
     training_batches,
 )
-from geneformer_grn.cells.masking import mask_cell
 from geneformer_grn.genes.vocabulary import VocabularyMismatchError
 
 SETTINGS = BatchSettings(token_budget=150, seed=4)
@@ -62,18 +61,47 @@ def test_plans_that_cannot_be_made():
 
 
 def test_batches_hold_the_masked_cells(tiny_corpus, tiny_vocabulary):
+    """What they ask for is what the corpus holds; `test_batch_kernels` checks the draws."""
     seen = []
     for batch in batches(tiny_corpus, tiny_vocabulary):
         assert batch.n_tokens <= 150
         for place, cell in enumerate(batch.cell_index.tolist()):
-            start, stop = batch.cu_seqlens[place : place + 2].tolist()
-            ids, labels = mask_cell(
-                tiny_corpus.cell(cell), tiny_vocabulary, SETTINGS.mask, seed=4, epoch=1, cell=cell
-            )
-            np.testing.assert_array_equal(batch.input_ids[0, start:stop], ids)
-            np.testing.assert_array_equal(batch.labels[0, start:stop], labels)
+            part = slice(*batch.cu_seqlens[place : place + 2].tolist())
+            ids, labels = batch.input_ids[0, part].numpy(), batch.labels[0, part].numpy()
+            asked = labels >= 0
+            assert asked.any()
+            np.testing.assert_array_equal(np.where(asked, labels, ids), tiny_corpus.cell(cell))
             seen.append(cell)
     assert sorted(seen) == list(range(80))
+
+
+@pytest.mark.parametrize("max_length", [None, 20])
+def test_the_mask_of_a_cell_is_its_own(tiny_corpus, tiny_vocabulary, max_length):
+    """In whatever batches the cells come, with whatever neighbours."""
+    asked = []
+    for budget, cells in ((60, None), (150, None), (700, np.arange(10, 60))):
+        settings = replace(SETTINGS, token_budget=budget, max_length=max_length)
+        found = {}
+        for batch in batches(tiny_corpus, tiny_vocabulary, settings=settings, cells=cells):
+            rows = zip(batch.input_ids[0].split(batch.cell_lengths.tolist()),
+                       batch.labels[0].split(batch.cell_lengths.tolist()), strict=True)  # fmt: skip
+            found |= {
+                cell: (ids.tolist(), labels.tolist())
+                for cell, (ids, labels) in zip(batch.cell_index.tolist(), rows, strict=True)
+            }
+        asked.append(found)
+    assert asked[0] == asked[1]
+    assert asked[2] == {cell: asked[0][cell] for cell in range(10, 60)}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("static", [False, True])
+def test_batches_for_a_gpu_lie_in_page_locked_memory(tiny_corpus, tiny_vocabulary, static):
+    for batch in batches(
+        tiny_corpus, tiny_vocabulary, settings=replace(SETTINGS, pinned=True, static=static)
+    ):
+        tensors = (batch.input_ids, batch.labels, batch.position_ids, batch.cu_seqlens, batch.masked_index)
+        assert all(tensor.is_pinned() for tensor in tensors)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
