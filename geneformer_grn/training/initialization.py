@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 from transformers import BertForMaskedLM
 
-from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
 
 _SCALE = 0.06  # root mean square of gene embeddings, and of positions: the gene outweighs its place
 _POSITION_SCALE = 0.04

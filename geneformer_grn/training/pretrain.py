@@ -27,7 +27,7 @@ from geneformer_grn._runtime import (
     plain_json,
     write_json,
 )
-from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
 from geneformer_grn.cells.rank_position import RankPositionBaseline
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import ModelConfig, new_model, save_checkpoint

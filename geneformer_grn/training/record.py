@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from geneformer_grn._runtime import library_versions
-from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
 from geneformer_grn.training.config import PretrainConfig, flat_config
 
 FILE = "training.json"

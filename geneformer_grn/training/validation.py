@@ -16,7 +16,7 @@ from transformers import BertForMaskedLM
 
 from geneformer_grn._runtime import Precision
 from geneformer_grn.cells.batches import MaskSettings, mask_cell, pack, plan_by_budget
-from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import masked_head, packed_states
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from geneformer_grn.cells.corpus import Corpus
-from geneformer_grn.cells.tokenizing import write_corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
+from geneformer_grn.cells.corpora.tokenizing import write_corpus
 from geneformer_grn.training.config import PretrainConfig, read_config
 
 TINY = """

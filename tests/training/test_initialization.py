@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from geneformer_grn.cells.corpus import Corpus
-from geneformer_grn.cells.tokenizing import write_corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
+from geneformer_grn.cells.corpora.tokenizing import write_corpus
 from geneformer_grn.model.encoder import ModelConfig, new_model
 from geneformer_grn.training.initialization import (
     gene_components,

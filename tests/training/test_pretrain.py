@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from geneformer_grn.cells.corpora.tokenizing import write_corpus
 from geneformer_grn.cells.rank_position import RankPositionBaseline
-from geneformer_grn.cells.tokenizing import write_corpus
 from geneformer_grn.genes.vocabulary import VocabularyMismatchError
 from geneformer_grn.model.encoder import ModelConfig, load_encoder, new_model
 from geneformer_grn.training.config import read_config

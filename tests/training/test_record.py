@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from geneformer_grn.cells.corpus import Corpus
+from geneformer_grn.cells.corpora.corpus import Corpus
 from geneformer_grn.training.pretrain import run_pretraining
 from geneformer_grn.training.record import device_name, training_record
 from geneformer_grn.training.tracking import read_log
