@@ -1,19 +1,34 @@
-"""The cells that `pretrain.py` trains on, and how fast they become batches: packing, loader, waiting."""
+"""The cells that `pretrain.py` trains on, and how fast they become batches: packing, loader, waiting.
+
+As a script: training batches from the compiled pass, beside those made cell by cell with numpy's generators.
+"""
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import json
+import os
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import device, summarise, timed_rounds, versions
 
-from geneformer_grn.cells.batches import BatchSettings, plan_epoch, training_batches
+from geneformer_grn._runtime import write_json
+from geneformer_grn.cells.batches import (
+    BatchSettings,
+    mask_cell,
+    pack,
+    plan_epoch,
+    training_batches,
+)
 from geneformer_grn.cells.packing import PackedBatch
 from geneformer_grn.genes.vocabulary import MAX_LENGTH, SPECIAL_TOKENS, GeneVocabulary
 from geneformer_grn.training.cost import REFERENCE_TOKENS
@@ -25,9 +40,12 @@ MEGABATCH = 50  # batches that transformers' length-grouped sampler sorts togeth
 
 @dataclass(frozen=True, eq=False)
 class FlatCells:
-    """Cells as flat tokens and offsets: what the loader reads of a corpus, Arrow folder or not."""
+    """Cells as flat tokens and offsets: what the loader reads of a corpus, Arrow folder or not.
 
-    values: np.ndarray
+    `values` are its record batches, of whole cells; `starts` where each begins.
+    """
+
+    values: list[np.ndarray]
     offsets: np.ndarray
     vocabulary: GeneVocabulary
     source: str
@@ -39,11 +57,106 @@ class FlatCells:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    @cached_property
+    def starts(self) -> np.ndarray:
+        return np.cumsum([0, *(len(values) for values in self.values)])
+
     def cell(self, index: int) -> np.ndarray:
-        return self.values[self.offsets[index] : self.offsets[index + 1]]
+        part = int(np.searchsorted(self.starts, self.offsets[index], side="right")) - 1
+        before = self.starts[part]
+        return self.values[part][self.offsets[index] - before : self.offsets[index + 1] - before]
 
     def require_vocabulary(self, vocabulary: GeneVocabulary) -> None:
         vocabulary.require_same(self.vocabulary.fingerprint, this="the model", other="the cells")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Training batches a second, of one thread.")
+    parser.add_argument("--out", type=Path, required=True, metavar="RESULTS.json")
+    parser.add_argument("--quick", action="store_true", help="fewer cells and repetitions")
+    parser.add_argument("--corpus", type=Path, help="corpus folder; default: generated cells of real lengths")
+    parser.add_argument("--setting", choices=("v1", "v2"), default="v1", help="vocabulary of generated cells")
+    parser.add_argument("--cells", type=int, default=20_000, help="cells to generate")
+    parser.add_argument("--token-budget", type=int, default=65_536)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.cells, options.repetitions = min(options.cells, 4_000), min(options.repetitions, 3)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    cells = open_cells(
+        corpus=options.corpus, arrays=None, setting=options.setting, n_cells=options.cells, seed=options.seed
+    )
+    settings = BatchSettings(token_budget=options.token_budget, seed=options.seed)
+    contestants = loader_contestants(cells, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        for call in contestants.values():  # compiles, and reads the cells once
+            call(Path(folder))
+        rows = timed_rounds(contestants, Path(folder), repetitions=options.repetitions, n_cells=len(cells))
+    lengths = np.minimum(cells.lengths, cells.vocabulary.max_length)
+    for row in rows:
+        row["tokens_per_s"] = int(lengths.sum()) / row["seconds"]
+        row["cells_per_cpu_s"] = row["cells"] / row["cpu_seconds"]
+    ratios = {f"{name}_vs_cell_by_cell": (name, "cell_by_cell") for name in contestants if "batches" in name}
+    result = {
+        "benchmark": "data_path",
+        "device": device(),
+        "versions": versions("numba"),
+        "conditions": {
+            "quick": options.quick, "seed": options.seed, "repetitions": options.repetitions, "threads": 1,
+            "load_average_before": load, "cells": cells.source, "n_cells": len(cells),
+            "record_batches": len(cells.values), "mean_length": float(lengths.mean()),
+            "vocabulary": len(cells.vocabulary), "token_budget": options.token_budget, "mask_rate": 0.15,
+        },
+        "rows": rows,
+        **summarise(rows, ratios),
+        "cells_per_cpu_s": {
+            name: float(np.median([row["cells_per_cpu_s"] for row in rows if row["name"] == name]))
+            for name in contestants
+        },
+        "filled": filled_shares(lengths, (8_192, 16_384, 65_536, 131_072)),
+    }  # fmt: skip
+    write_json(options.out, result)
+    for name, value in result["cells_per_s"].items():
+        print(f"{name}: {value:,.0f} cells/s, {result['cells_per_cpu_s'][name]:,.0f} a second of the core")
+
+
+def loader_contestants(cells: FlatCells, settings: BatchSettings) -> dict[str, Callable[[Path], None]]:
+    """Return an epoch of batches from the compiled pass, in each of its ways, and from one cell at a time."""
+    parts = np.linspace(0, len(cells), 21).astype(int)
+    values = np.concatenate(cells.values)
+    places = cells.offsets[parts]
+    in_parts = [values[start:stop] for start, stop in itertools.pairwise(places)]
+    one, several = replace(cells, values=[values]), replace(cells, values=in_parts)
+
+    def read(batches: Iterator[PackedBatch]) -> None:
+        for batch in batches:
+            len(batch)
+
+    def epoch(source: FlatCells, **changes: Any) -> Callable[[Path], None]:
+        used = replace(settings, **changes)
+        return lambda _: read(training_batches(source, cells.vocabulary, used, epoch=0))
+
+    lengths = np.minimum(cells.lengths, cells.vocabulary.max_length)
+    return {
+        "batches_of_one_record_batch": epoch(one),
+        "batches_of_20_record_batches": epoch(several),
+        "batches_of_static_shape": epoch(one, static=True),
+        "planning_alone": lambda _: len(plan_epoch(lengths, settings, epoch=0)) and None,
+        "cell_by_cell": lambda _: read(one_by_one(one, settings, lengths)),
+    }
+
+
+def one_by_one(cells: FlatCells, settings: BatchSettings, lengths: np.ndarray) -> Iterator[PackedBatch]:
+    """Yield an epoch's batches with every cell masked by a generator of its own, then packed."""
+    for group in plan_epoch(lengths, settings, epoch=0):
+        masked = [
+            mask_cell(
+                cells.cell(cell), cells.vocabulary, settings.mask, seed=settings.seed, epoch=0, cell=cell
+            )
+            for cell in group.tolist()
+        ]
+        yield pack([ids for ids, _ in masked], labels=[labels for _, labels in masked], cell_index=group)
 
 
 def open_cells(
@@ -51,10 +164,10 @@ def open_cells(
 ) -> FlatCells:
     """Return the cells of a corpus folder, of ``input_ids.npy`` and ``offsets.npy``, or generated ones."""
     if corpus is not None:
-        from geneformer_grn.cells.corpus import Corpus  # needs pyarrow
+        from geneformer_grn.cells.corpora.corpus import Corpus  # needs pyarrow
 
         opened = Corpus.open(corpus)
-        return FlatCells(opened.input_ids, opened.offsets, opened.vocabulary, f"corpus {corpus.name}")
+        return FlatCells(opened.values, opened.offsets, opened.vocabulary, f"corpus {corpus.name}")
     vocabulary = make_vocabulary(setting)
     if arrays is not None:
         values = np.load(arrays / "input_ids.npy", mmap_mode="r")
@@ -63,12 +176,12 @@ def open_cells(
             raise ValueError(
                 f"{arrays.name}: input_ids must be uint16 below {len(vocabulary):,}, see README.md"
             )
-        return FlatCells(values, offsets, vocabulary, f"arrays {arrays.name}")
+        return FlatCells([np.asarray(values)], offsets, vocabulary, f"arrays {arrays.name}")
     generator = np.random.default_rng(seed)
     lengths = drawn_lengths(n_cells, generator, longest=vocabulary.max_length)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     values = generator.integers(vocabulary.n_special, len(vocabulary), offsets[-1], dtype=np.uint16)
-    return FlatCells(values, offsets, vocabulary, "generated tokens, lengths of lengths.json")
+    return FlatCells([np.asarray(values)], offsets, vocabulary, "generated tokens, lengths of lengths.json")
 
 
 def drawn_lengths(n: int, generator: np.random.Generator, *, longest: int) -> np.ndarray:
@@ -137,20 +250,25 @@ def data_wait(
     cells: FlatCells,
     settings: BatchSettings,
     step: Callable[[PackedBatch], object],
-    device: torch.device,
+    target: torch.device,
     *,
     steps: int,
 ) -> dict[str, Any]:
     """Return the share of training time that steps wait for data, the first step left out."""
+    settings = replace(settings, pinned=target.type == "cuda")
     stream = training_steps(cells, cells.vocabulary, settings, share=Share())
     waited = spent = 0.0
-    with Prefetched(stream, device) as ready:
+    with Prefetched(stream, target) as ready:
         for number in range(steps + 1):
             started = time.perf_counter()
             data = next(ready)
             got = time.perf_counter()
             for batch in data.batches:
-                step(batch.to(device))
+                step(batch.to(target))
             if number:
                 waited, spent = waited + got - started, spent + time.perf_counter() - started
     return {"steps": steps, "token_budget": settings.token_budget, "share": waited / spent}
+
+
+if __name__ == "__main__":
+    main()

@@ -55,7 +55,7 @@ class Rules(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What is written, int64: rows ``(1, T)`` and the masked positions, with room for all of them."""
+    """What is written, int64 ``(T,)`` each; `masked`, the positions asked for, needs room for one more."""
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -86,13 +86,33 @@ def _cell_keys(seed, epoch, copies, cells):  # type: ignore[no-untyped-def]  # n
 cell_keys = compiled(_cell_keys)
 
 
-def _lowest_gene(tokens, key, n_special):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return the position of the gene with the lowest draw; -1 where there is no gene."""
-    found, lowest = -1, np.uint64(0)
+def _draw(key, draws):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the draw of every position of a cell, ``(l,)`` uint64; without branches, so in vectors."""
+    for position in range(len(draws)):
+        draws[position] = mixed(key + (np.uint64(position) * _TWO + _ONE) * _GAMMA) >> _UNUSED
+
+
+def _lay(tokens, last, input_ids, labels, position_ids):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write a cell as it is, ending with the token `last`, nothing asked."""
     for position in range(len(tokens)):
-        draw = mixed(key + (np.uint64(position) * _TWO + _ONE) * _GAMMA) >> _UNUSED
-        if tokens[position] >= n_special and (found < 0 or draw < lowest):
-            found, lowest = position, draw
+        input_ids[position] = tokens[position]
+    input_ids[-1] = last
+    for position in range(len(tokens)):
+        labels[position] = IGNORED
+    for position in range(len(tokens)):
+        position_ids[position] = position
+
+
+draw_cell = compiled(_draw)
+lay_cell = compiled(_lay)
+
+
+def _lowest_gene(tokens, draws, n_special):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the position of the gene with the lowest draw; -1 where there is no gene."""
+    found = -1
+    for position in range(len(tokens)):
+        if tokens[position] >= n_special and (found < 0 or draws[position] < draws[found]):
+            found = position
     return found
 
 
@@ -104,41 +124,37 @@ def _mask_and_pack(cells, rules, inputs):  # type: ignore[no-untyped-def]  # noq
 
     A cell of which no gene was drawn is asked for the gene of its lowest draw.
     """
-    input_ids, labels, position_ids, masked = inputs
-    random_span = np.uint64(rules.n_tokens - rules.n_special)
-    row = 0
-    n_masked = 0
+    n_genes = np.uint64(rules.n_tokens - rules.n_special)
+    spare = np.empty(min(cells.lengths.max(), rules.longest), dtype=np.uint64)
+    masked = inputs.masked
+    row, n_masked = 0, 0
     for cell in range(len(cells.starts)):
-        start, key = cells.starts[cell], cells.keys[cell]
-        length = min(cells.lengths[cell], rules.longest)
-        last = start + (cells.lengths[cell] if rules.ends_kept else length) - 1
+        start, key, whole = cells.starts[cell], cells.keys[cell], cells.lengths[cell]
+        length = min(whole, rules.longest)
+        tokens = cells.values[start : start + length]
+        last = cells.values[start + whole - 1] if rules.ends_kept else tokens[-1]
+        input_ids, labels = inputs.input_ids[row : row + length], inputs.labels[row : row + length]
+        lay_cell(tokens, last, input_ids, labels, inputs.position_ids[row : row + length])
+        draws = spare[:length]
+        draw_cell(key, draws)
         before = n_masked
-        for position in range(length):
-            token = np.int64(cells.values[last if position == length - 1 else start + position])
-            place = row + position
-            position_ids[place] = position
-            input_ids[place] = token
-            labels[place] = IGNORED
-            state = key + (np.uint64(position) * _TWO + _ONE) * _GAMMA
-            draw = mixed(state) >> _UNUSED
-            if draw < rules.asked and token >= rules.n_special:
-                labels[place] = token
-                masked[n_masked] = place
-                n_masked += 1
-                if draw >= rules.randomised:
-                    input_ids[place] = rules.mask_token
-                elif draw >= rules.kept:
-                    number = ((mixed(state + _GAMMA) >> _32) * random_span) >> _32
-                    input_ids[place] = rules.n_special + np.int64(number)
+        for position in range(length):  # without a branch: every place is written, the next one over it
+            masked[n_masked] = position
+            n_masked += (draws[position] < rules.asked) & (input_ids[position] >= rules.n_special)
         if n_masked == before:
-            place = lowest_gene(input_ids[row : row + length], key, rules.n_special)
-            if place < 0:
-                return -1 - cell
-            place += row
-            labels[place] = input_ids[place]
-            input_ids[place] = rules.mask_token
-            masked[n_masked] = place
+            masked[before] = lowest_gene(input_ids, draws, rules.n_special)
             n_masked += 1
+            if masked[before] < 0:
+                return -1 - cell
+        for found in range(before, n_masked):
+            position = masked[found]
+            masked[found] = row + position
+            labels[position] = input_ids[position]
+            if draws[position] >= rules.randomised:
+                input_ids[position] = rules.mask_token
+            elif draws[position] >= rules.kept:
+                high = mixed(key + (np.uint64(position) + _ONE) * _TWO * _GAMMA) >> _32
+                input_ids[position] = rules.n_special + np.int64((high * n_genes) >> _32)
         row += length
     return n_masked
 
