@@ -8,14 +8,16 @@ arithmetic and an assumed share of the GPU's peak (MFU); the assumption is retur
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from geneformer_grn.training.flops import H100_PEAK, training_operations
 
 if TYPE_CHECKING:
     from geneformer_grn._runtime import Precision
     from geneformer_grn.training.config import ModelSection, PretrainConfig
 
-# Dense peak of one H100 SXM in FLOP/s (NVIDIA's data sheet): matrix units in bf16; fp32 without TF32.
-H100_PEAK = {"bf16": 989.4e12, "fp32": 66.9e12}
+__all__ = ["DEFAULT_MFU", "H100_PEAK", "estimate", "memory_by_part", "n_parameters", "operations_per_token"]
+
 DEFAULT_MFU = 0.4
 REFERENCE_TOKENS = {"v1": 25_426, "v2": 20_275}  # sizes of the reference's two vocabularies
 
@@ -32,10 +34,7 @@ def n_parameters(model: ModelSection, n_tokens: int, n_positions: int) -> int:
 def operations_per_token(
     model: ModelSection, *, n_tokens: int, mean_length: float, mask_rate: float
 ) -> float:
-    """Return the floating-point operations of a training step per token.
-
-    Matrix products, forward and backward (three times forward): layers on every token, attention on the true
-    lengths, the head on the masked tokens only. What checkpointing computes twice is not counted.
+    """Return the floating-point operations of a training step per token, see `flops.model_flops`.
 
     Parameters
     ----------
@@ -48,10 +47,10 @@ def operations_per_token(
     mask_rate
         Share of the tokens that are masked.
     """
-    width, inner = model.hidden_size, model.ffn_size
-    layer = 2 * (4 * width * width + 2 * width * inner) + 4 * mean_length * width
-    head = 2 * (width * width + width * n_tokens) * mask_rate
-    return 3.0 * (model.n_layers * layer + head)
+    return training_operations(
+        n_layers=model.n_layers, width=model.hidden_size, inner=model.ffn_size, vocabulary=n_tokens,
+        n_tokens=1.0, squared=mean_length, n_masked=mask_rate,
+    )  # fmt: skip
 
 
 def memory_by_part(
@@ -62,6 +61,8 @@ def memory_by_part(
     token_budget: int,
     mask_rate: float,
     precision: Precision,
+    optimizer: Literal["adamw", "muon"] = "adamw",
+    shards: int | None = None,
 ) -> dict[str, int]:
     """Return the bytes that one process on a GPU holds in training, by part.
 
@@ -77,29 +78,41 @@ def memory_by_part(
         Share of them that are masked.
     precision
         ``bf16``: autocast over fp32 weights; what it keeps as bfloat16 takes half.
+    optimizer
+        AdamW keeps two moments of every weight; Muon one of the layers' and the head's matrices, with
+        AdamW for the rest.
+    shards
+        Processes that weights, gradients and moments are spread over (FSDP2); None: each holds all.
 
     Returns
     -------
-    ``weights``, ``gradients``, ``adamw_state`` (fp32), ``bf16_weights`` (autocast's copies, kept for the
-    backward pass), ``ddp_buckets`` (a second copy of the gradients, with several processes only),
+    ``weights``, ``gradients``, ``adamw_state`` (the optimizer's moments, whichever it is; fp32),
+    ``bf16_weights`` (autocast's copies, kept for the backward pass), ``ddp_buckets`` (a second copy of the
+    gradients, with several processes that are not sharded), ``gathered`` (where they are: weights and
+    gradients that are whole at a time, of embeddings and head, one layer and the next),
     ``activations`` (kept for the backward pass), ``activations_checkpointed`` (the same where every layer
     keeps its input alone and one layer at a time is computed again), ``head`` (working memory of logits and
     cross-entropy at its peak).
     """
     weights = n_parameters(model, n_tokens, n_positions)
     width, inner = model.hidden_size, model.ffn_size
-    matrices = model.n_layers * (4 * width * width + 2 * width * inner) + width * width + width * n_tokens
+    in_layers = model.n_layers * (4 * width * width + 2 * width * inner) + width * width
+    moments = 2 * weights - (in_layers if optimizer == "muon" else 0)
+    held = shards or 1
+    no_layer = n_parameters(model.model_copy(update={"n_layers": 0}), n_tokens, n_positions)
+    one_layer = (weights - no_layer) // model.n_layers
     half = precision == "bf16"
     layer = _layer_bytes_per_token(model, precision)
     embedding = (
         4 * width + 8 + 8 + (width if model.dropout else 0)
     )  # input of the norm, its statistics, positions
     return {
-        "weights": 4 * weights,
-        "gradients": 4 * weights,
-        "adamw_state": 8 * weights,
-        "bf16_weights": 2 * matrices if half else 0,
-        "ddp_buckets": 4 * weights,
+        "weights": 4 * weights // held,
+        "gradients": 4 * weights // held,
+        "adamw_state": 4 * moments // held,
+        "bf16_weights": 2 * (in_layers + width * n_tokens) if half else 0,
+        "ddp_buckets": 4 * weights if shards is None else 0,
+        "gathered": 0 if shards is None else 8 * (no_layer + 2 * one_layer),
         "activations": token_budget * (model.n_layers * layer + embedding),
         "activations_checkpointed": token_budget * (model.n_layers * 4 * width + layer + embedding),
         "head": round(token_budget * mask_rate)
@@ -115,13 +128,16 @@ def estimate(config: PretrainConfig, plan: dict[str, Any], *, mfu: float = DEFAU
     config
         What is asked.
     plan
-        Of `geneformer_grn.training.plan`: ``vocabulary``, ``positions`` and ``pflop`` are read.
+        Of `geneformer_grn.training.plan`: ``vocabulary``, ``positions``, ``pflop`` and, if it is there,
+        ``processes`` are read.
     mfu
-        Share of the GPU's peak that the run is assumed to reach.
+        Share of the GPU's peak that the run is assumed to reach, counting what the result needs: what
+        checkpointing computes again lowers it, to three quarters if nothing else changes.
 
     Returns
     -------
-    ``memory_gb`` (1e9 bytes, by part and in all), ``hours_1_h100``, ``hours_8_h100``, ``mfu`` and
+    ``memory_gb`` (1e9 bytes, by part and in all: ``total`` as the config asks, ``total_checkpointed`` with
+    activation checkpointing), ``hours_1_h100``, ``hours_8_h100``, ``mfu`` and
     ``peak_tflops``, the assumptions of the hours.
 
     Raises
@@ -136,6 +152,7 @@ def estimate(config: PretrainConfig, plan: dict[str, Any], *, mfu: float = DEFAU
     """
     if not 0 < mfu <= 1:
         raise ValueError(f"the assumed MFU is {mfu}; it is a share of the peak, above 0 and at most 1")
+    processes = plan.get("processes", 1)
     parts = memory_by_part(
         config.model,
         n_tokens=plan["vocabulary"],
@@ -143,13 +160,14 @@ def estimate(config: PretrainConfig, plan: dict[str, Any], *, mfu: float = DEFAU
         token_budget=config.data.token_budget,
         mask_rate=config.data.mask_rate,
         precision=config.run.precision,
+        optimizer=config.optim.optimizer,
+        shards=processes if config.run.sharding == "fsdp2" else None,
     )
-    either = {"activations", "activations_checkpointed", "ddp_buckets"}
+    either = {"activations", "activations_checkpointed"} | ({"ddp_buckets"} if processes == 1 else set())
     fixed = sum(size for part, size in parts.items() if part not in either)
-    totals = {
-        "total": fixed + parts["activations"],
-        "total_checkpointed": fixed + parts["activations_checkpointed"],
-    }
+    checkpointed = fixed + parts["activations_checkpointed"]
+    kept = checkpointed if config.run.activation_checkpointing else fixed + parts["activations"]
+    totals = {"total": kept, "total_checkpointed": checkpointed}
     peak = H100_PEAK[config.run.precision]
     hours = plan["pflop"] * 1e15 / (peak * mfu) / 3600
     return {

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import BertConfig
 
 from geneformer_grn._runtime import Precision
 
+if TYPE_CHECKING:
+    from transformers import BertConfig
+
 # Dense peak in 1e12 FLOP/s from NVIDIA's data sheets, (bf16 or fp16 matrix units, fp32 without TF32). The
 # first entry whose name is part of the device's name counts. V100 has no bf16; its fp16 units are named.
-_PEAKS = (
-    ("H100 PCIe", 756.0, 51.2),
-    ("H100", 989.4, 66.9),
-    ("H200", 989.4, 66.9),
-    ("A100", 311.9, 19.5),
-    ("L40S", 362.1, 91.6),
-    ("V100", 125.0, 15.7),
-)
+_PEAKS = {
+    "H100 PCIe": (756.0, 51.2),
+    "H100": (989.4, 66.9),
+    "H200": (989.4, 66.9),
+    "A100": (311.9, 19.5),
+    "L40S": (362.1, 91.6),
+    "V100": (125.0, 15.7),
+}
+H100_PEAK: dict[Precision, float] = {"bf16": _PEAKS["H100"][0] * 1e12, "fp32": _PEAKS["H100"][1] * 1e12}
 
 
 def model_flops(config: BertConfig, lengths: np.ndarray | Sequence[int], n_masked: int) -> float:
@@ -63,10 +67,26 @@ def model_flops(config: BertConfig, lengths: np.ndarray | Sequence[int], n_maske
 
 def flops_of_sums(config: BertConfig, *, n_tokens: float, squared: float, n_masked: float) -> float:
     """Do `model_flops` from the sums of lengths and of squared lengths, which add up over processes."""
-    width, inner = config.hidden_size, config.intermediate_size
+    return training_operations(
+        n_layers=config.num_hidden_layers, width=config.hidden_size, inner=config.intermediate_size,
+        vocabulary=config.vocab_size, n_tokens=n_tokens, squared=squared, n_masked=n_masked,
+    )  # fmt: skip
+
+
+def training_operations(
+    *,
+    n_layers: int,
+    width: int,
+    inner: int,
+    vocabulary: int,
+    n_tokens: float,
+    squared: float,
+    n_masked: float,
+) -> float:
+    """Do `model_flops` from the numbers of a shape, and the sums of lengths and of squared lengths."""
     layer = (8 * width**2 + 4 * width * inner) * n_tokens + 4 * width * squared
-    head = 2 * n_masked * (width**2 + width * config.vocab_size)
-    return 3.0 * (config.num_hidden_layers * layer + head)
+    head = 2 * n_masked * (width**2 + width * vocabulary)
+    return 3.0 * (n_layers * layer + head)
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float | None:
@@ -86,7 +106,7 @@ def peak_flops(device: torch.device, precision: Precision) -> float | None:
 
 def named_peak(name: str, precision: Precision) -> float | None:
     """Return the peak in FLOP/s of a GPU by its name, or None where the table does not have it."""
-    for known, half, single in _PEAKS:
+    for known, (half, single) in _PEAKS.items():
         if known in name:
             return (half if precision == "bf16" else single) * 1e12
     return None

@@ -9,8 +9,9 @@ from geneformer_grn.cells.batches import MaskSettings, PackedBatch, mask_cell, p
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import ModelConfig, new_model
 from geneformer_grn.model.objectives import masked_language_loss
-from geneformer_grn.training.config import ModelSection, read_config
+from geneformer_grn.training.config import ModelSection, OptimSection, read_config
 from geneformer_grn.training.cost import estimate, memory_by_part, n_parameters, operations_per_token
+from geneformer_grn.training.optimizer import make_optimizer
 
 REFERENCE = {  # recipe: (vocabulary, positions)
     "v1-10m": (25_426, 2_048),
@@ -112,6 +113,69 @@ def test_memory_of_weights_and_checkpointing_by_hand():
     assert parts["activations"] == 10 * (3 * layer + embedding)
     assert parts["activations_checkpointed"] == 10 * (3 * 4 * 8 + layer + embedding)
     assert parts["head"] == 2 * (50 * 8 + 12 * 8)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_moments_are_what_the_optimizer_keeps(tiny_vocabulary, batch, kind: str):
+    shape = ModelSection(n_layers=2, hidden_size=16, n_heads=2, ffn_size=24)
+    model = new_model(ModelConfig(**shape.shape), tiny_vocabulary, seed=0)
+    optimizer = make_optimizer(model, OptimSection(optimizer=kind), device=torch.device("cpu"))
+    masked_language_loss(model, batch)[0].backward()
+    optimizer.step()
+    kept: list[torch.Tensor] = []
+
+    def collect(state: object) -> None:
+        for value in state.values() if isinstance(state, dict) else ():
+            collect(value)
+            if isinstance(value, torch.Tensor) and value.ndim > 0:
+                kept.append(value)
+
+    collect(optimizer.state_dict()["state"])
+    parts = memory_by_part(
+        shape, n_tokens=len(tiny_vocabulary), n_positions=tiny_vocabulary.max_length, token_budget=1,
+        mask_rate=0.2, precision="fp32", optimizer=kind,
+    )  # fmt: skip
+    assert parts["adamw_state"] == sum(4 * moment.numel() for moment in kept)
+
+
+def test_shards_by_hand():
+    shape = ModelSection(n_layers=4, hidden_size=8, n_heads=2, ffn_size=16)
+    sizes = {
+        "n_tokens": 50, "n_positions": 20, "token_budget": 10, "mask_rate": 0.2, "precision": "bf16",
+    }  # fmt: skip
+    whole, spread = memory_by_part(shape, **sizes), memory_by_part(shape, **sizes, shards=4)
+    for part in ("weights", "gradients", "adamw_state"):
+        assert spread[part] == pytest.approx(whole[part] / 4, abs=1)
+    for part in ("activations", "activations_checkpointed", "bf16_weights", "head"):
+        assert spread[part] == whole[part]
+    assert (whole["gathered"], spread["ddp_buckets"]) == (0, 0)
+    # Embeddings of 50 genes, 20 positions and 2 types, their norm and the head (its matrix is the genes').
+    others = 72 * 8 + 2 * 8 + (64 + 8) + 2 * 8 + 50
+    layer = 4 * (64 + 8) + 2 * 8 * 16 + 16 + 8 + 4 * 8
+    assert spread["gathered"] == 2 * 4 * (others + 2 * layer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "total"),
+    [
+        ((), 1, {"activations"}),
+        ((), 2, {"activations", "ddp_buckets"}),
+        (("run.activation_checkpointing=true",), 1, {"activations_checkpointed"}),
+        (("run.sharding=fsdp2",), 4, {"activations", "gathered"}),
+        (("optim.optimizer=muon",), 1, {"activations"}),
+    ],
+)
+def test_the_total_is_what_the_config_asks_for(make_config, changes, processes: int, total: set[str]):
+    config = make_config(*changes)
+    plan = {"vocabulary": 20_000, "positions": 2_048, "pflop": 1.0, "processes": processes}
+    memory = estimate(config, plan)["memory_gb"]
+    always = {"weights", "gradients", "adamw_state", "bf16_weights", "head"}
+    assert memory["total"] == pytest.approx(sum(memory[part] for part in always | total), rel=0.02)
+    if "muon" in str(changes):
+        assert memory["adamw_state"] < 2 * memory["weights"]
+    if "fsdp2" in str(changes):
+        assert memory["weights"] == pytest.approx(estimate(make_config(), plan)["memory_gb"]["weights"] / 4,
+                                                  rel=0.02)  # fmt: skip
 
 
 def test_hours_follow_from_operations_and_the_assumed_share(make_config):

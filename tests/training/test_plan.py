@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from geneformer_grn.cells.corpora.shards import CorpusSettings
+from geneformer_grn.cells.corpora.tokenizing import write_corpus
 from geneformer_grn.model.encoder import ModelConfig, new_model
 from geneformer_grn.training.config import ModelSection
 from geneformer_grn.training.cost import n_parameters
@@ -37,6 +39,70 @@ def test_steps_of_an_epoch_are_what_the_stream_gives(make_config, world_size: in
     assert plan["tokens"] == plan["tokens_per_epoch"] == data.corpus.lengths.sum()
     assert plan["cells"] == 80
     assert 0.8 < plan["budget_filled"] <= 1.0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("data.balance=cell_type", "data.evenness=1"),
+        ("data.curriculum=[[0.5, 10], [1.25, 20]]",),
+        ("data.balance=cell_type", "data.curriculum=[[1.5, 15]]", "optim.accumulation=2"),
+    ],
+)
+def test_balanced_and_staged_epochs_are_what_the_stream_gives(make_config, skewed, changes: tuple[str, ...]):
+    """All steps and tokens of two epochs, whose cells and lengths differ."""
+    config = make_config("run.epochs=2", f"data.corpus={skewed}", *changes)
+    data = open_data(config)
+    plan = plan_run(config, world_size=2)
+    share = Share(1, 2, config.optim.accumulation), Share(0, 2, config.optim.accumulation)
+    streams = [training_steps(data.corpus, data.vocabulary, data.batches, share=part) for part in share]
+    by_epoch = {0: [], 1: []}
+    for pair in zip(*streams, strict=True):
+        epoch = pair[0].after[0]
+        if epoch == 2:
+            break
+        by_epoch[epoch].append(sum(part.n_tokens for part in pair))
+    assert plan["steps_per_epoch"] == len(by_epoch[0])
+    assert plan["tokens_per_epoch"] == sum(by_epoch[0])
+    if config.data.curriculum:  # else the second epoch is planned as the first, whose draws are others
+        assert plan["steps"] == len(by_epoch[0]) + len(by_epoch[1])
+        assert plan["tokens"] == sum(by_epoch[0]) + sum(by_epoch[1])
+        assert sum(by_epoch[0]) < sum(by_epoch[1])
+
+
+@pytest.fixture(scope="module")
+def skewed(tiny_adata, tiny_vocabulary, tmp_path_factory):
+    """All 40 cells of group A and 8 of group B, as a corpus with ``cell_type``."""
+    folder = tmp_path_factory.mktemp("skewed")
+    tiny_adata[:48].copy().write_h5ad(folder / "cells.h5ad")
+    settings = CorpusSettings(columns=("cell_type",))
+    write_corpus([folder / "cells.h5ad"], folder / "corpus", tiny_vocabulary, settings)
+    return folder / "corpus"
+
+
+def test_balanced_cells_are_those_that_are_planned(make_config, skewed):
+    plain = plan_run(make_config("run.epochs=1", f"data.corpus={skewed}"), world_size=1)
+    changes = ("data.balance=cell_type", "data.evenness=1")
+    balanced = plan_run(make_config("run.epochs=1", f"data.corpus={skewed}", *changes), world_size=1)
+    assert plain["cells"] == 48
+    # Which copies of a cell come is drawn: 40 cells 0.6 times, 8 three times.
+    assert 48 - 12 <= balanced["cells"] <= 48 + 12
+    assert balanced["cells"] != 48 or balanced["tokens_per_epoch"] != plain["tokens_per_epoch"]
+
+
+def test_a_curriculum_of_a_stated_corpus_counts(make_config):
+    stated = {"n_cells": 1_000, "mean_length": 700.0, "setting": "v1"}
+    changes = ("run.epochs=3", "data.token_budget=8192")
+    plain = plan_stated(make_config(*changes), **stated)
+    staged = plan_stated(make_config(*changes, "data.curriculum=[[1, 256], [2, 512]]"), **stated)
+    lengths = stated_lengths(1_000, 700.0, longest=2048)
+    by_hand = sum(np.minimum(lengths, longest).sum() for longest in (256, 512, 2048))
+    assert staged["tokens"] == by_hand
+    assert staged["tokens_per_epoch"] == np.minimum(lengths, 256).sum()
+    assert staged["steps"] < plain["steps"]
+    assert plain["tokens"] == pytest.approx(3 * lengths.sum(), rel=0.02)
+    endless = make_config("run.max_steps=2", "data.token_budget=8192", "data.curriculum=[[1e9, 256]]")
+    assert plan_stated(endless, **stated)["steps"] == 2
 
 
 def test_operations_against_a_profiler(make_config):
