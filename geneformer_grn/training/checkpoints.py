@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from geneformer_grn._runtime import atomic_path, logger, write_json
 from geneformer_grn.training.config import HARMLESS_KEYS
@@ -27,6 +28,7 @@ from geneformer_grn.training.optimizer import AnyOptimizer
 from geneformer_grn.training.sharding import load_whole, spread_moments, whole
 
 FOLDER = "checkpoints"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NEARLY_FULL = 1 << 20  # bytes
 _UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 
@@ -101,7 +103,7 @@ def save_training_state(
         The disk is full; the checkpoints before are all there.
     """
     folder = out / FOLDER / f"step-{position.step:08d}"
-    with _full_disk_told(out), atomic_path(folder) as temporary:
+    with full_disk_told(out, saving=True), atomic_path(folder) as temporary:
         temporary.mkdir()
         torch.save(dict(state), temporary / "state.pt")
         if export is not None:
@@ -113,21 +115,27 @@ def save_training_state(
 
 
 @contextlib.contextmanager
-def _full_disk_told(out: Path) -> Iterator[None]:
-    """Turn what libraries raise on a full disk, each in its own way, into one message."""
+def full_disk_told(out: Path, *, saving: bool = False) -> Iterator[None]:
+    """Turn what libraries raise on a full disk, each in its own way, into one message.
+
+    `saving` a checkpoint, a failure counts for a full disk where next to nothing is free.
+    """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        is_full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}
-        # torch's writer says only that it failed; safetensors puts the system's words into its own.
-        is_full = is_full or shutil.disk_usage(out).free < _NEARLY_FULL or "No space left" in str(error)
-        if not is_full:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # safetensors puts the system's words into its own; torch's writer says only that it failed.
+        is_full = getattr(error, "errno", None) in _FULL or "No space left" in str(error)
+        if saving and not is_full:
+            is_full = shutil.disk_usage(out).free < _NEARLY_FULL
+        if not is_full or "--resume" in str(error):
             raise
         kept = [folder.name for folder in _folders(out)]
+        what = "so the checkpoint was not written; " if saving else ""
         raise OSError(
             errno.ENOSPC,
-            f"the disk of {out} is full, so the checkpoint was not written; "
-            f"{f'{kept[0]} is whole' if kept else 'there is none before it'}. Free some space and --resume",
+            f"the disk of {out} is full, {what}"
+            f"{f'{kept[0]} is whole' if kept else 'there is no checkpoint yet'}. "
+            "Free some space and --resume",
         ) from error
 
 

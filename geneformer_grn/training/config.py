@@ -312,7 +312,9 @@ def _complaints(error: ValidationError) -> list[str]:
             sections = list(PretrainConfig.model_fields)
             near = [names[match] for match in difflib.get_close_matches(name, names, n=1)]
             near = near if dot else difflib.get_close_matches(section, sections, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
+            own = [known_key for known_key in known if known_key.startswith(f"{section}.")]
+            near = near or difflib.get_close_matches(key, own, n=1, cutoff=0.8)  # lrate for lr
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(own or sections)}"
             complaints.append(f"unknown key {key!r}{hint}")
         elif problem["type"] == "missing":
             complaints.append(f"{key!r} is missing")

@@ -10,7 +10,7 @@ never made to wait for the log.
 from __future__ import annotations
 
 import contextlib
-import errno
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -135,19 +135,17 @@ def train(run: Run, steps: Iterable[StepData]) -> bool:
     Raises
     ------
     ValueError
-        The loss or a gradient is not finite; the last checkpoint is kept.
-    OSError
-        The disk is full; the last checkpoint is kept.
+        A loss or a gradient is not finite, or the GPU's memory does not hold a batch; the last checkpoint is
+        kept.
     """
     try:
         return _train(run, steps)
-    except OSError as error:
-        if error.errno == errno.ENOSPC and "--resume" not in str(error):
-            raise OSError(
-                errno.ENOSPC,
-                f"the disk of {run.out} is full; the last checkpoint is kept. Free some space and --resume",
-            ) from error
-        raise
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"a batch of {run.config.data.token_budget:,} tokens does not fit into the memory of the GPU; "
+            "what was saved is kept. Go on with --set run.activation_checkpointing=true --resume, or begin anew "
+            "with a smaller data.token_budget and more optim.accumulation"
+        ) from error
 
 
 def _train(run: Run, steps: Iterable[StepData]) -> bool:
@@ -283,6 +281,11 @@ def _validate(run: Run) -> None:
         figures = run.validate(model)
         run.model.train()
         loss = figures["validation_loss"]
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the held-out loss ({loss}) of step {run.position.step} is not finite. The last checkpoint "
+                "and the best model are kept. A lower optim.lr or a longer optim.warmup_steps may help."
+            )
         run.log.write({"step": run.position.step, **figures})
         run.log.flush()
         logger.info(

@@ -91,11 +91,17 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
         `out` holds a run and `resume` is False.
     ValueError
         The config does not fit the checkpoint, the data do not fit the config, held-out cells are trained on,
-        or the loss is not finite.
+        the loss is not finite, or the GPU's memory does not hold a batch.
     PermissionError
         `out` cannot be written.
+    OSError
+        The disk is full; the checkpoints written before are kept.
     """
-    out = Path(out)
+    with checkpoints.full_disk_told(Path(out)):
+        return _run_pretraining(config, Path(out), resume=resume)
+
+
+def _run_pretraining(config: PretrainConfig, out: Path, *, resume: bool) -> dict[str, Any]:
     require_tracker(config.run.tracker)
     device = choose_device(config.run.device)
     if config.run.threads is not None:

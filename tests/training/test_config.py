@@ -33,7 +33,10 @@ def test_none_unsets_an_optional_key(config_file: Path):
     ("change", "near"),
     [
         ("optim.learning_rte=1", "unknown key"),
-        ("optim.warmup_step=1", "optim.warmup_steps"),
+        ("optim.warmup_step=1", "did you mean 'optim.warmup_steps'"),
+        ("optim.lrate=1", "did you mean 'optim.lr'"),
+        ("run.lr=1", "did you mean 'optim.lr'"),
+        ("optim.wd=1", "known keys: optim.optimizer, optim.lr"),
         ("mdel.n_layers=2", "model"),
     ],
 )

@@ -15,9 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from geneformer_grn.cells.corpora.dealing import SplitSettings
+from geneformer_grn.cells.corpora.shards import CorpusSettings
+from geneformer_grn.cells.corpora.splitting import split_corpus
 from geneformer_grn.cells.corpora.tokenizing import write_corpus
 from geneformer_grn.cells.rank_position import RankPositionBaseline
 from geneformer_grn.genes.vocabulary import VocabularyMismatchError
@@ -265,23 +269,110 @@ def test_every_checkpoint_holds_a_plain_model(undisturbed, tiny_vocabulary):
 
 
 def test_a_full_disk_in_the_log_keeps_the_checkpoint(make_config, undisturbed, tmp_path, monkeypatch):
+    """Neither writing to the log nor closing it works any more, as on a disk that stays full."""
     from geneformer_grn.training.tracking import RunLog
 
     flush, calls = RunLog.flush, []
 
+    class FullFile:
+        def write(self, text: str) -> None:
+            pass
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        close = flush
+
     def full(self):
         calls.append(1)
         if len(calls) == 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            self._file.close()
+            self._file = FullFile()
         flush(self)
 
     monkeypatch.setattr(RunLog, "flush", full)
-    with pytest.raises(OSError, match=r"disk of .* is full; the last checkpoint is kept.*--resume"):
+    with pytest.raises(OSError, match=r"disk of .* is full, step-00000004 is whole.*--resume"):
         run_pretraining(make_config(), tmp_path / "run")
     monkeypatch.undo()
     assert (tmp_path / "run" / "checkpoints" / "step-00000004").is_dir()
     run_pretraining(make_config(), tmp_path / "run", resume=True)
     assert_same_run(undisturbed, tmp_path / "run")
+
+
+@pytest.mark.parametrize("folder", ["best", "model"])
+def test_a_full_disk_in_an_export_keeps_the_checkpoint(
+    make_config, held_out_folder, tmp_path, monkeypatch, folder: str
+):
+    """What safetensors raises there is no OSError."""
+    from geneformer_grn.training import pretrain
+
+    save = pretrain.save_checkpoint
+
+    def full(model, vocabulary, path, **options):
+        if path.name == folder and path.parent.parent == tmp_path / "run":
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save(model, vocabulary, path, **options)
+
+    config = make_config(f"data.validation={held_out_folder}", "run.validate_every=12")
+    monkeypatch.setattr(pretrain, "save_checkpoint", full)
+    with pytest.raises(OSError, match=r"disk of .* is full, step-000000\d+ is whole.*--resume"):
+        run_pretraining(config, tmp_path / "run")
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / folder).exists()
+    assert run_pretraining(config, tmp_path / "run", resume=True)["finished"]
+    assert (tmp_path / "run" / folder / "model.safetensors").is_file()
+
+
+def test_a_held_out_loss_that_is_not_finite_stops_the_run(
+    make_config, held_out_folder, tmp_path, monkeypatch
+):
+    from geneformer_grn.training import pretrain
+
+    scores, calls = pretrain.masked_gene_scores, []
+
+    def broken(*given, **options):
+        calls.append(1)
+        return scores(*given, **options) | ({"loss": float("nan")} if len(calls) == 2 else {})
+
+    monkeypatch.setattr(pretrain, "masked_gene_scores", broken)
+    config = make_config(f"data.validation={held_out_folder}", "run.validate_every=5")
+    with pytest.raises(ValueError, match=r"held-out loss \(nan\) of step 10 is not finite.*optim\.lr"):
+        run_pretraining(config, tmp_path / "run")
+    out = tmp_path / "run"
+    assert [folder.name for folder in sorted((out / "checkpoints").iterdir())] == [
+        "step-00000004",
+        "step-00000008",
+    ]
+    assert read_log(out / "log.jsonl")[-1]["step"] == 10
+    assert (out / "best").is_dir()
+    monkeypatch.undo()
+    assert run_pretraining(config, out, resume=True)["finished"]
+
+
+def test_a_batch_beyond_the_gpus_memory_is_told(make_config, tmp_path, monkeypatch):
+    from geneformer_grn.training import loop
+
+    def out_of_memory(*_given, **_options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(loop, "take_step", out_of_memory)
+    with pytest.raises(ValueError, match=r"batch of 400 tokens does not fit.*activation_checkpointing"):
+        run_pretraining(make_config(), tmp_path / "run")
+
+
+def test_parts_of_one_split_may_train_and_validate(make_config, tiny_h5ad, tiny_vocabulary, tmp_path):
+    columns = CorpusSettings(columns=("cell_type",))
+    write_corpus([tiny_h5ad], tmp_path / "corpus", tiny_vocabulary, columns)
+    settings = SplitSettings(by="cell_type", fractions={"train": 0.5, "valid": 0.5})
+    split_corpus(tmp_path / "corpus", tmp_path / "parts", settings)
+    train, valid = tmp_path / "parts" / "train", tmp_path / "parts" / "valid"
+    config = make_config(f"data.corpus={train}", f"data.validation={valid}", "run.max_steps=3")
+    summary = run_pretraining(config, tmp_path / "run")
+    assert summary["validation_loss"] > 0
+    for corpus, held_out in ((tmp_path / "corpus", valid), (train, train)):
+        config = make_config(f"data.corpus={corpus}", f"data.validation={held_out}")
+        with pytest.raises(ValueError, match=r"cells\.h5ad.*corpus split"):
+            run_pretraining(config, tmp_path / "other")
 
 
 def test_a_vanished_shard_is_named_and_the_run_goes_on_when_it_is_back(
