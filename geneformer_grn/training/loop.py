@@ -143,8 +143,8 @@ def train(run: Run, steps: Iterable[StepData]) -> bool:
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"a batch of {run.config.data.token_budget:,} tokens does not fit into the memory of the GPU; "
-            "what was saved is kept. Go on with --set run.activation_checkpointing=true --resume, or begin anew "
-            "with a smaller data.token_budget and more optim.accumulation"
+            "what was saved is kept. Go on with --set run.activation_checkpointing=true --resume, or begin "
+            "anew with a smaller data.token_budget and more optim.accumulation"
         ) from error
 
 
