@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from geneformer_grn._runtime import atomic_path, logger, plain_json
+from geneformer_grn._runtime import atomic_path, plain_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,10 +59,7 @@ class RunLog:
     def close(self) -> None:
         """Close the file and end the tracker's run."""
         if self._file is not None:
-            try:
-                self._file.close()
-            except OSError as error:  # a run that ends well has written all lines before
-                logger.warning("the last lines of %s are lost (%s); resuming writes them", FILE, error)
+            self._file.close()
         for tracker in self._accelerator.trackers:  # not end_training: it would end the process group too
             tracker.finish()
 
