@@ -11,7 +11,6 @@ plain PyTorch. None has attention dropout: packed training needs ``attention_pro
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
@@ -115,7 +114,8 @@ def attend_packed(
             f"packed attention has no attention dropout, the model asks for {dropout}; set "
             "config.attention_probs_dropout_prob to 0 to train it (in eval mode it is off anyway)"
         )
-    if scaling is not None and not math.isclose(scaling, query.shape[-1] ** -0.5, rel_tol=1e-6):
+    # By hand and not by math.isclose, which cannot be traced once two models made the scaling a symbol.
+    if scaling is not None and abs(scaling * query.shape[-1] ** 0.5 - 1.0) > 1e-6:
         raise ValueError(f"packed attention scales by head_size**-0.5, the model asks for {scaling}")
     if kwargs.get("capture") is not None:
         q_thd, k_thd = query[0].transpose(0, 1), key[0].transpose(0, 1)

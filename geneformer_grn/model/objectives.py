@@ -12,13 +12,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import BertForMaskedLM
 
 from geneformer_grn.cells.batches import PackedBatch
 from geneformer_grn.cells.masking import IGNORED
-from geneformer_grn.model.encoder import masked_head, packed_states
+from geneformer_grn.model.encoder import packed_states
+from geneformer_grn.model.head_loss import head_loss
 from geneformer_grn.model.layout import AttentionLayout
 
 
@@ -48,8 +48,9 @@ def masked_language_loss(
     """
     labels = batch.labels[0].index_select(0, batch.masked_index.clamp(min=0))
     labels = torch.where(batch.masked_index < 0, IGNORED, labels)
-    logits = masked_head(model, packed_states(model, batch, layout=layout), batch.masked_index)
-    loss = functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    states = packed_states(model, batch, layout=layout)[0].index_select(0, batch.masked_index.clamp(min=0))
+    head = cast("Any", model).cls.predictions
+    loss = head_loss(head.transform(states), head.decoder.weight, head.decoder.bias, labels, ignored=IGNORED)
     return loss, (labels != IGNORED).sum()
 
 
