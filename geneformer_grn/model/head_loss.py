@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_SLICE_VALUES = {"cpu": 1 << 23, "cuda": 1 << 26}  # logits alive at a time: what a cache, or a kernel, wants
+SLICE_VALUES = {"cpu": 1 << 23, "cuda": 1 << 26}  # logits alive at a time: what a cache, or a kernel, wants
 
 
 def head_loss(states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, *, ignored: int) -> Tensor:
@@ -40,7 +40,7 @@ def head_loss(states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, *, i
     """
     kind = states.device.type
     lower = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
-    rows = max(1, _SLICE_VALUES.get(kind, _SLICE_VALUES["cpu"]) // len(weight))
+    rows = max(1, SLICE_VALUES.get(kind, SLICE_VALUES["cpu"]) // len(weight))
     loss: Tensor = _HeadLoss.apply(states, weight, bias, labels, ignored, rows, lower)
     return loss
 

@@ -91,11 +91,14 @@ def memory_by_part(
     gradients, with several processes that are not sharded), ``gathered`` (where they are: weights and
     gradients that are whole at a time, of embeddings and head, one layer and the next),
     ``activations`` (kept for the backward pass), ``activations_checkpointed`` (the same where every layer
-    keeps its input alone and one layer at a time is computed again), ``head`` (working memory of logits and
-    cross-entropy at its peak).
+    keeps its input alone and one layer at a time is computed again), ``head`` (working memory of a slice
+    of the logits, of the transform before them, and of the gradient of the head's matrix).
     """
+    from geneformer_grn.model.head_loss import SLICE_VALUES
+
     weights = n_parameters(model, n_tokens, n_positions)
     width, inner = model.hidden_size, model.ffn_size
+    n_masked = round(token_budget * mask_rate)
     in_layers = model.n_layers * (4 * width * width + 2 * width * inner) + width * width
     moments = 2 * weights - (in_layers if optimizer == "muon" else 0)
     held = shards or 1
@@ -115,8 +118,9 @@ def memory_by_part(
         "gathered": 0 if shards is None else 8 * (no_layer + 2 * one_layer),
         "activations": token_budget * (model.n_layers * layer + embedding),
         "activations_checkpointed": token_budget * (model.n_layers * 4 * width + layer + embedding),
-        "head": round(token_budget * mask_rate)
-        * (n_tokens * (10 if half else 8) + (6 if half else 12) * width),
+        "head": min(n_masked * n_tokens, SLICE_VALUES["cuda"]) * (10 if half else 8)
+        + n_masked * (6 if half else 12) * width
+        + n_tokens * (4 * width + 4 + (2 * width if half else 0)),
     }
 
 

@@ -88,7 +88,7 @@ def test_a_recipe_is_planned_without_its_corpus(invoke, repository: Path, recipe
     assert plan["processes"] == 8
     # Hours by hand: operations over what the assumed share of one H100's peak does in an hour.
     assert plan["hours_1_h100"] == pytest.approx(plan["pflop"] / (0.9894 * 0.5 * 3600), rel=0.01)
-    assert 5 < plan["memory_gb"]["total"] < 80, "fits one H100"
+    assert 3 < plan["memory_gb"]["total"] < 80, "fits one H100"
     assert plan["memory_gb"]["activations_checkpointed"] < plan["memory_gb"]["activations"]
 
 

@@ -28,7 +28,7 @@ def whole(states, weight, bias, labels):
 @pytest.mark.parametrize("rows", [1, 5, 36, 37, 1000])
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_equals_all_logits_at_once(monkeypatch, rows, dtype, close):
-    monkeypatch.setitem(module._SLICE_VALUES, "cpu", rows * 50)
+    monkeypatch.setitem(module.SLICE_VALUES, "cpu", rows * 50)
     states, weight, bias, labels = tensors(dtype)
     expected = torch.autograd.grad(3.0 * whole(states, weight, bias, labels), (states, weight, bias))
     loss = head_loss(states, weight, bias, labels, ignored=IGNORED)
@@ -47,7 +47,7 @@ def test_gradients_are_those_of_differences():
 
 
 def test_autocast_takes_products_in_its_type(monkeypatch):
-    monkeypatch.setitem(module._SLICE_VALUES, "cpu", 10 * 50)
+    monkeypatch.setitem(module.SLICE_VALUES, "cpu", 10 * 50)
     states, weight, bias, labels = tensors()
     exact = torch.autograd.grad(whole(states, weight, bias, labels), (states, weight, bias))
     with torch.autocast("cpu", dtype=torch.bfloat16):
