@@ -12,9 +12,7 @@ from geneformer_grn.cli import options, verb
 
 def add(app: typer.Typer) -> None:
     """Register the verb."""
-    app.command("perturb", help="Delete, overexpress or knock out genes in silico; say how far cells move.")(
-        perturb
-    )
+    app.command("perturb", help="Perturb genes in silico; say how far cells move.")(perturb)
 
 
 def perturb(
@@ -26,10 +24,27 @@ def perturb(
         typer.Option("--genes", metavar="G1,G2|all|regulators", help="Genes to perturb, one at a time."),
     ],
     model: options.Model = "mini",
-    kind: Annotated[str, typer.Option("--kind", help="delete, overexpress or knockout.")] = "delete",
+    kind: Annotated[
+        str, typer.Option("--kind", help="delete, overexpress, inhibit, activate or knockout.")
+    ] = "delete",
+    quartiles: Annotated[
+        int,
+        typer.Option(
+            "--quartiles", help="How far inhibit and activate move a gene in the ranking: 1, 2 or 3."
+        ),
+    ] = 1,
     together: Annotated[
         bool, typer.Option("--together", help="Perturb the genes as one set (cells that hold all).")
     ] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Also perturb all pairs; compare each with the sum of its genes.")
+    ] = False,
+    anchor: Annotated[
+        str | None,
+        typer.Option(
+            "--anchor", metavar="GENE", help="Perturb each gene with this one; compare with it alone."
+        ),
+    ] = None,
     groups: options.Groups = None,
     states: Annotated[
         str | None,
@@ -93,7 +108,10 @@ def perturb(
         chosen = PerturbOptions(
             genes=parse_genes(genes),
             kind=kind,
+            quartiles=quartiles,
             together=together,
+            pairs=pairs,
+            anchor=anchor,
             groups=groups,
             states=states,
             start=start,

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from geneformer_grn.genes.vocabulary import GeneVocabulary
+
+_LAST_QUARTILE = 3
 
 
 @dataclass(frozen=True)
@@ -170,12 +173,129 @@ def overexpress(input_ids: np.ndarray, genes: Sequence[int], layout: InputLayout
     )
 
 
-EDITS: dict[str, Callable[[np.ndarray, Sequence[int], InputLayout], Edit | None]] = {
+def quartile_place(n_genes: int, position: int, quartiles: int) -> int:
+    """Return where a gene of a ranking ends up that is moved by whole quartiles.
+
+    Position ``p`` of ``n`` genes (0 = first) is in quartile ``floor(4 p / n)``, 0 to 3, so quartile ``t``
+    holds the positions ``ceil(t n / 4)`` to ``ceil((t + 1) n / 4) - 1``. A gene of quartile ``q`` goes to
+    the middle position of quartile ``q + quartiles``; of two middle positions, to the one further on. From
+    where no such quartile is left it goes to the very front or the very end. A ranking of fewer than four
+    genes has quartiles without a position: the gene then goes to the position next to where the quartile
+    would be, on its far side as seen from the gene (or to the end, where there is none).
+
+    Where ``n`` is a multiple of 4, moving down is the mirror image of moving up; elsewhere no division into
+    four is its own mirror image.
+
+    Parameters
+    ----------
+    n_genes
+        Genes of the ranking, special tokens not counted.
+    position
+        Where the gene is, 0 to ``n_genes - 1``.
+    quartiles
+        How far it is moved; negative: towards the front.
+
+    Returns
+    -------
+    Where the gene is afterwards. A gene is never moved against its direction.
+
+    Examples
+    --------
+    >>> [quartile_place(8, position, -1) for position in range(8)]
+    [0, 0, 0, 0, 2, 2, 4, 4]
+    >>> [quartile_place(8, position, 1) for position in range(8)]
+    [3, 3, 5, 5, 7, 7, 7, 7]
+    """
+    reached = 4 * position // n_genes + quartiles
+    if reached < 0:
+        return 0
+    if reached > _LAST_QUARTILE:
+        return n_genes - 1
+    first, end = -(-reached * n_genes // 4), -(-(reached + 1) * n_genes // 4)
+    if quartiles < 0:
+        return (first + end - 1) // 2
+    return min((first + end) // 2, n_genes - 1)
+
+
+def inhibit(
+    input_ids: np.ndarray, genes: Sequence[int], layout: InputLayout, *, quartiles: int = 1
+) -> Edit | None:
+    """Move `genes` down the ranking by `quartiles`, one after the other, each from where it is by then.
+
+    Where a gene ends up is said in `quartile_place`; from the last quartile it goes to the end. The order
+    of the other genes stays. A gene that is at the end already stays there. The ranking is that of the
+    model input, cropped to the model's length.
+
+    Parameters
+    ----------
+    input_ids, genes, layout
+        As in `delete`.
+    quartiles
+        1 to 3.
+
+    Returns
+    -------
+    The edit, or None where the cell lacks one of the genes, or has no other.
+
+    Notes
+    -----
+    Documented, though not available, in the reference method; Theodoris et al. (2023), Nature 618.
+    """
+    return _move(input_ids, genes, layout, quartiles)
+
+
+def activate(
+    input_ids: np.ndarray, genes: Sequence[int], layout: InputLayout, *, quartiles: int = 1
+) -> Edit | None:
+    """Move `genes` up the ranking by `quartiles`; from the first quartile to the front.
+
+    Otherwise as `inhibit`.
+    """
+    return _move(input_ids, genes, layout, -quartiles)
+
+
+def _move(input_ids: np.ndarray, genes: Sequence[int], layout: InputLayout, quartiles: int) -> Edit | None:
+    kept = _removal(input_ids, genes, layout)
+    if kept is None:
+        return None
+    positions = layout.genes(len(input_ids))
+    order = positions.tolist()  # original positions, in perturbed order
+    where = {int(gene): position for position, gene in enumerate(input_ids.tolist())}
+    for gene in genes:
+        place = order.index(where[int(gene)])
+        moved = order.pop(place)
+        order.insert(quartile_place(len(positions), place, quartiles), moved)
+    perturbed = input_ids.copy()
+    perturbed[positions] = input_ids[order]
+    unperturbed = np.array([position for position in order if kept[position]], dtype=np.int64)
+    return Edit(
+        input_ids=perturbed,
+        position_ids=np.arange(len(perturbed), dtype=np.int64),
+        original_index=unperturbed,
+        perturbed_index=positions[kept[order]],
+        original_pool=positions,
+    )
+
+
+EditFunction = Callable[[np.ndarray, Sequence[int], InputLayout], Edit | None]
+EDITS: dict[str, EditFunction] = {
     "delete": delete,
     "overexpress": overexpress,
+    "inhibit": inhibit,
+    "activate": activate,
     "knockout": knockout,
 }
-NEEDS_GENE = frozenset({"delete", "knockout"})
+MOVES = frozenset({"inhibit", "activate"})
+NEEDS_GENE = frozenset({"delete", "knockout"}) | MOVES
+
+
+def edit_function(kind: str, quartiles: int = 1) -> EditFunction:
+    """Return the edit of `kind`, moving by `quartiles` where it moves genes by quartiles."""
+    if kind == "inhibit":
+        return partial(inhibit, quartiles=quartiles)
+    if kind == "activate":
+        return partial(activate, quartiles=quartiles)
+    return EDITS[require_kind(kind)]
 
 
 def require_kind(kind: str) -> str:

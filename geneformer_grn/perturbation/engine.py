@@ -96,7 +96,9 @@ def perturb_cells(
     cell_of = np.concatenate([np.empty(0, dtype=np.int64), *(request.cells for request in requests)])
     values = np.full((len(cell_of), 1 + len(targets)), np.nan)
     passes = PassEncoder(encoder, settings, np.array(list(targets.values()), dtype=np.float64))
-    tasks = make_tasks(encoder.vocabulary, ranked, requests, (request_of, cell_of))
+    tasks = make_tasks(
+        encoder.vocabulary, ranked, requests, (request_of, cell_of), quartiles=settings.quartiles
+    )
     n_edits = 0
     with progress(total=len(cell_of), desc="perturbing", unit="pass") as bar, torch.inference_mode():
         for chunk, n_seen in chunks(tasks, _CHUNK_BATCHES * settings.token_budget):

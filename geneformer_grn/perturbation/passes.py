@@ -16,7 +16,7 @@ from geneformer_grn.cells.batches import pack, plan_by_budget
 from geneformer_grn.cells.ranking import RankedCells, model_input
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import Encoder
-from geneformer_grn.perturbation.edits import EDITS, Edit, InputLayout
+from geneformer_grn.perturbation.edits import Edit, InputLayout, edit_function
 from geneformer_grn.perturbation.readouts import (
     GeneShifts,
     affected_genes,
@@ -66,6 +66,8 @@ def make_tasks(
     ranked: RankedCells,
     requests: Sequence[Request],
     pairs: tuple[np.ndarray, np.ndarray],
+    *,
+    quartiles: int = 1,
 ) -> Iterator[Task | None]:
     """Yield the task of every (request, cell) pair, cell after cell; None where the cell lacks the gene.
 
@@ -75,6 +77,8 @@ def make_tasks(
         As in `perturb_cells`.
     pairs
         Two ``(n,)`` int64 arrays: number of the request, row of the cell.
+    quartiles
+        As in `PerturbSettings`.
     """
     layout = InputLayout.of(vocabulary)
     request_of, cell_of = pairs
@@ -85,7 +89,7 @@ def make_tasks(
             current, cell_ids = cell, model_input(ranked.cell(cell), vocabulary)
         number = int(request_of[row])
         request = requests[number]
-        edit = EDITS[request.kind](cell_ids, request.genes, layout)
+        edit = edit_function(request.kind, quartiles)(cell_ids, request.genes, layout)
         if edit is None:
             yield None
             continue

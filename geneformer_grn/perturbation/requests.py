@@ -31,12 +31,15 @@ class PerturbSettings:
         Tokens in one packed batch.
     readouts
         Of ``cell``, ``state`` (needs states) and ``genes``.
+    quartiles
+        How far the kinds ``inhibit`` and ``activate`` move a gene, 1 to 3.
     """
 
     encoder_layer: int = -1
     pooling: Pooling | None = None
     token_budget: int = 16384
     readouts: tuple[str, ...] = ("cell",)
+    quartiles: int = 1
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.readouts if name not in READOUTS]
@@ -44,6 +47,8 @@ class PerturbSettings:
             raise ValueError(f"readout {', '.join(unknown) or 'missing'}; choose from {', '.join(READOUTS)}")
         if self.pooling not in {None, "mean", "cls"}:
             raise ValueError(f"pooling {self.pooling!r} is unknown; use mean or cls")
+        if self.quartiles not in {1, 2, 3}:
+            raise ValueError(f"a gene is moved by 1, 2 or 3 quartiles, not by {self.quartiles}")
 
     def pooling_for(self, vocabulary: GeneVocabulary) -> Pooling:
         """Return the pooling in effect for `vocabulary`.

@@ -21,7 +21,10 @@ def perturb(
     model: str | Path | Encoder = "mini",
     *,
     kind: str = "delete",
+    quartiles: int = 1,
     together: bool = False,
+    pairs: bool = False,
+    anchor: str | None = None,
     groups: str | None = None,
     states: str | None = None,
     start: str | None = None,
@@ -57,9 +60,20 @@ def perturb(
     model
         A shipped name, a checkpoint folder, a Hugging Face id on disk, or an encoder loaded before.
     kind
-        ``delete``, ``overexpress`` or ``knockout``.
+        ``delete``: remove the gene, later ones move up; ``knockout``: hide it, none moves; ``overexpress``:
+        put it in front; ``inhibit``, ``activate``: move it down or up the ranking. All but ``overexpress``
+        leave out cells without the gene.
+    quartiles
+        How many quartiles of the ranking ``inhibit`` and ``activate`` move a gene, 1 to 3, to the middle of
+        the quartile reached.
     together
         Perturb the genes as one set.
+    pairs
+        Perturb each gene, and all pairs of them; the readout ``interaction`` is the pair's shift minus the
+        sum of the shifts of its genes, in the same cells.
+    anchor
+        A gene to perturb alone and together with each of `genes`; the readout ``beyond_anchor`` is their
+        shift minus that of the anchor alone, in the same cells. Of `together`, `pairs` and `anchor`, one.
     groups
         obs column of cell groups.
     states, start, goal, alternatives
@@ -94,7 +108,8 @@ def perturb(
     Raises
     ------
     ValueError
-        No known gene, no raw counts, an unknown column, state, kind or model.
+        No known gene, no raw counts, an unknown column, state, kind, anchor or model, or ways of combining
+        genes that exclude each other.
 
     Notes
     -----
@@ -119,7 +134,10 @@ def perturb(
     options = PerturbOptions(
         genes=parse_genes(genes),
         kind=kind,
+        quartiles=quartiles,
         together=together,
+        pairs=pairs,
+        anchor=anchor,
         groups=groups,
         states=states,
         start=start,

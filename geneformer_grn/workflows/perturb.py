@@ -14,8 +14,7 @@ import numpy as np
 from geneformer_grn._runtime import logger, package_version
 from geneformer_grn.cells.counts import CellCounts
 from geneformer_grn.cells.ranking import RankedCells, rank_cells
-from geneformer_grn.genes.mapping import find_genes, lookup
-from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.workflows.gene_sets import ALL, REGULATORS, gene_sets
 from geneformer_grn.workflows.grouping import column_labels
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from geneformer_grn.perturbation.effects import PerturbationResult
     from geneformer_grn.perturbation.requests import PerturbSettings, Pooling
     from geneformer_grn.perturbation.screen import PerturbationPlan
-
-ALL, REGULATORS = "all", "regulators"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +33,15 @@ class PerturbOptions:
     genes
         Symbols or Ensembl IDs; ``all``: every gene of the cells; ``regulators``: those of the vocabulary.
     kind
-        ``delete``, ``overexpress`` or ``knockout``.
+        ``delete``, ``overexpress``, ``inhibit``, ``activate`` or ``knockout``.
+    quartiles
+        How many quartiles of the ranking ``inhibit`` and ``activate`` move a gene, 1 to 3.
     together
         Perturb the named genes as one set.
+    pairs
+        Perturb each named gene, and all pairs of them, and compare each pair with the sum of its genes.
+    anchor
+        Symbol or Ensembl ID of a gene perturbed first, and with each of the others.
     groups
         obs column of cell groups; None: all cells are one group.
     states
@@ -60,7 +63,10 @@ class PerturbOptions:
 
     genes: tuple[str, ...] | Literal["all", "regulators"]
     kind: str = "delete"
+    quartiles: int = 1
     together: bool = False
+    pairs: bool = False
+    anchor: str | None = None
     groups: str | None = None
     states: str | None = None
     start: str | None = None
@@ -83,11 +89,23 @@ class PerturbOptions:
             )
         if self.alternatives and not given:
             raise ValueError("alternative states need the obs column, a start state and a goal state too")
-        if self.together and isinstance(self.genes, str):
-            raise ValueError(f"'together' perturbs named genes as one set; {self.genes!r} names none")
+        self._check_combination()
         named = [self.start, self.goal, *self.alternatives]
         if given and len(set(named)) < len(named):
             raise ValueError(f"a state is named twice: {', '.join(map(str, named))}")
+
+    def _check_combination(self) -> None:
+        """Raise ValueError where ways of combining genes contradict each other or what is perturbed."""
+        ways = {"together": self.together, "pairs": self.pairs, "an anchor": self.anchor is not None}
+        chosen = [way for way, is_chosen in ways.items() if is_chosen]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} combine genes in different ways; choose one")
+        if (self.together or self.pairs) and isinstance(self.genes, str):
+            raise ValueError(f"{chosen[0]!r} combines named genes; {self.genes!r} names none")
+        if self.quartiles != 1 and self.kind not in {"inhibit", "activate"}:
+            raise ValueError(
+                f"kind {self.kind!r} moves no gene by {self.quartiles} quartiles; inhibit and activate do"
+            )
 
 
 def split_names(text: str | Sequence[str]) -> tuple[str, ...]:
@@ -136,6 +154,7 @@ def perturb_counts(encoder: Encoder, counts: CellCounts, options: PerturbOptions
     ValueError
         No known gene, an unknown kind, column, state or readout, or a bound on passes that is too low.
     """
+    from geneformer_grn.perturbation.combinations import BEYOND_ANCHOR, INTERACTION, with_contrasts
     from geneformer_grn.perturbation.effects import run_screen
     from geneformer_grn.perturbation.requests import PerturbSettings
 
@@ -144,6 +163,7 @@ def perturb_counts(encoder: Encoder, counts: CellCounts, options: PerturbOptions
         pooling=options.pooling,
         token_budget=options.token_budget,
         readouts=_readouts(options),
+        quartiles=options.quartiles,
     )
     labels = np.full(len(counts), ALL, dtype=object)
     if options.groups is not None:
@@ -156,8 +176,10 @@ def perturb_counts(encoder: Encoder, counts: CellCounts, options: PerturbOptions
         labels[np.setdiff1d(np.arange(len(counts)), of_state[str(options.start)])] = None
         states = _mean_embeddings(encoder, ranked, of_state, settings)
     used = np.flatnonzero([label is not None for label in labels])
-    sets, unknown = _gene_sets(options, encoder.vocabulary, ranked, used)
+    sets, unknown = gene_sets(options, encoder.vocabulary, ranked, used)
     result = run_screen(encoder, ranked, labels, sets, plan, settings=settings, states=states)
+    if options.pairs or options.anchor is not None:
+        result = with_contrasts(result, INTERACTION if options.pairs else BEYOND_ANCHOR, seed=options.seed)
     names = counts.obs.index.to_numpy(dtype=object)
     cells = result.cells.assign(cell_id=names[result.cells["cell_id"].to_numpy()])
     lacking = _never_held(result)
@@ -219,36 +241,6 @@ def _readouts(options: PerturbOptions) -> tuple[str, ...]:
     if options.readouts is None:
         return ("cell", "state") if options.states is not None else ("cell",)
     return ("cell", "genes") if set(options.readouts) == {"genes"} else options.readouts
-
-
-def _gene_sets(
-    options: PerturbOptions, vocabulary: GeneVocabulary, ranked: RankedCells, rows: np.ndarray
-) -> tuple[list[tuple[int, ...]], list[str]]:
-    """Return the gene sets to perturb as tokens, and the names that are unknown."""
-    if isinstance(options.genes, str):
-        return [(int(token),) for token in _present_genes(options.genes, vocabulary, ranked, rows)], []
-    found, unknown = lookup(options.genes, vocabulary)
-    if unknown and (options.together or not found):
-        find_genes(options.genes, vocabulary)  # raises, naming them: a set without a member is another set
-    if unknown:
-        logger.warning("%d genes not in the vocabulary, left out: %s", len(unknown), ", ".join(unknown[:10]))
-    tokens = list(dict.fromkeys(found))
-    return ([tuple(tokens)] if options.together else [(token,) for token in tokens]), unknown
-
-
-def _present_genes(
-    which: str, vocabulary: GeneVocabulary, ranked: RankedCells, rows: np.ndarray
-) -> np.ndarray:
-    """Return the ascending tokens of all genes, or all regulators, that the model sees in the cells."""
-    room = vocabulary.max_length - vocabulary.n_wrapping
-    seen = np.zeros(len(vocabulary), dtype=bool)
-    for row in rows:
-        seen[ranked.cell(row)[:room]] = True
-    if which == REGULATORS:
-        seen &= vocabulary.is_regulator
-    if not seen.any():
-        raise ValueError(f"genes {which!r}: none is expressed in these {len(rows):,} cells")
-    return np.flatnonzero(seen)
 
 
 def _state_rows(counts: CellCounts, options: PerturbOptions) -> dict[str, np.ndarray]:

@@ -68,11 +68,34 @@ def test_states_from_the_command_line(call, tmp_path):
     assert not (tmp_path / "out" / "gene_shifts.parquet").exists()
 
 
+def test_pairs_and_anchors_moved_by_quartiles(call, tmp_path):
+    moved = ("--null-genes", 0, "--cells", 20, "--kind", "activate", "--quartiles", 2)
+    code, _, error = call("--genes", "GENE3,GENE5,GENE8", "--pairs", *moved, out=tmp_path / "pairs")
+    assert (code, error) == (0, "")
+    effects = pd.read_parquet(tmp_path / "pairs" / "effects.parquet")
+    assert effects["readout"].tolist() == ["cell"] * 6 + ["interaction"] * 3
+    assert set(effects["kind"]) == {"activate"}
+    parameters = json.loads((tmp_path / "pairs" / "parameters.json").read_text())["parameters"]
+    assert (parameters["quartiles"], parameters["pairs"]) == (2, True)
+    code, _, error = call("--genes", "GENE3,GENE5", "--anchor", "GENE8", *moved, out=tmp_path / "anchor")
+    assert (code, error) == (0, "")
+    cells = pd.read_parquet(tmp_path / "anchor" / "cells.parquet")
+    beyond = cells[cells["readout"] == "beyond_anchor"]
+    assert beyond["gene"].unique().tolist() == [
+        "ENSG00000000008+ENSG00000000003", "ENSG00000000008+ENSG00000000005",
+    ]  # fmt: skip
+    assert beyond["cosine"].isna().all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--genes", "NOSUCH"), "NOSUCH"),
-        (("--genes", "GENE3", "--kind", "activate"), "not available"),
+        (("--genes", "GENE3", "--kind", "silence"), "not available"),
+        (("--genes", "GENE3", "--kind", "activate", "--quartiles", 4), "1, 2 or 3 quartiles"),
+        (("--genes", "GENE3,GENE4", "--pairs", "--together"), "choose one"),
+        (("--genes", "all", "--pairs"), "'all' names none"),
+        (("--genes", "GENE3", "--anchor", "NOSUCH"), "NOSUCH"),
         (("--genes", "GENE3", "--groups", "nowhere"), "nowhere"),
         (("--genes", "GENE3", "--readout", "expression"), "choose from cell, state, genes"),
         (("--genes", "GENE3", "--states", "cell_type"), "a start and a goal state"),

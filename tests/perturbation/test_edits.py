@@ -2,9 +2,22 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from geneformer_grn.genes.vocabulary import GeneVocabulary
-from geneformer_grn.perturbation.edits import EDITS, InputLayout, delete, knockout, overexpress, require_kind
+from geneformer_grn.perturbation.edits import (
+    EDITS,
+    InputLayout,
+    activate,
+    delete,
+    edit_function,
+    inhibit,
+    knockout,
+    overexpress,
+    quartile_place,
+    require_kind,
+)
 
 PLAIN = InputLayout(n_front=0, n_back=0, max_length=4)  # like v1
 WRAPPED = InputLayout(n_front=1, n_back=1, max_length=6)  # <cls> is 2, <eos> is 3
@@ -37,7 +50,7 @@ def test_knockout_moves_nothing():
     assert edit.perturbed_index.tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("remove", [delete, knockout])
+@pytest.mark.parametrize("remove", [delete, knockout, inhibit, activate])
 def test_removal_needs_all_genes_and_one_that_stays(remove):
     assert remove(CELL, (X,), PLAIN) is None
     assert remove(CELL, (A, X), PLAIN) is None
@@ -86,6 +99,112 @@ def test_overexpress_more_than_fits_is_refused():
         overexpress(CELL, (A, B, X, Y), PLAIN)
 
 
+@pytest.mark.parametrize(
+    ("genes", "quartiles", "up", "down"),
+    [
+        ((A,), 1, [A, B, C, D], [B, A, C, D]),
+        ((B,), 1, [B, A, C, D], [A, C, B, D]),
+        ((C,), 1, [A, C, B, D], [A, B, D, C]),
+        ((D,), 1, [A, B, D, C], [A, B, C, D]),
+        ((D,), 2, [A, D, B, C], [A, B, C, D]),
+        ((A,), 2, [A, B, C, D], [B, C, A, D]),
+        ((B,), 3, [B, A, C, D], [A, C, D, B]),
+        ((D,), 3, [D, A, B, C], [A, B, C, D]),
+        ((B, C), 1, [B, C, A, D], [A, B, C, D]),  # down: A C B D, then C back to its place
+        ((C, B), 1, [A, B, C, D], [A, D, B, C]),  # up: A C B D, then B back to its place
+    ],
+)
+def test_genes_of_four_move_by_quartiles(genes, quartiles, up, down):
+    for move, expected in ((activate, up), (inhibit, down)):
+        plain = move(CELL, genes, PLAIN, quartiles=quartiles)
+        wrapped = move(WRAPPED_CELL, genes, WRAPPED, quartiles=quartiles)
+        assert plain.input_ids.tolist() == expected
+        assert wrapped.input_ids.tolist() == [2, *expected, 3]
+        assert plain.position_ids.tolist() == [0, 1, 2, 3]
+        assert wrapped.position_ids.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_move_aligns_every_other_gene_by_hand():
+    edit = activate(CELL, (D,), PLAIN, quartiles=2)  # A D B C
+    assert edit.original_index.tolist() == [0, 1, 2]
+    assert edit.perturbed_index.tolist() == [0, 2, 3]
+    assert edit.original_pool.tolist() == [0, 1, 2, 3]
+    wrapped = inhibit(WRAPPED_CELL, (A, B), WRAPPED)  # A: B A C D; B, in front by then: A B C D
+    assert wrapped.input_ids.tolist() == [2, A, B, C, D, 3]
+    assert wrapped.original_index.tolist() == [3, 4]
+    assert wrapped.perturbed_index.tolist() == [3, 4]
+    assert wrapped.original_dropped.tolist() == []
+
+
+def test_places_among_five_and_eight_genes():
+    # five genes: quartiles hold positions 0 1 | 2 | 3 | 4
+    assert [quartile_place(5, p, -1) for p in range(5)] == [0, 0, 0, 2, 3]
+    assert [quartile_place(5, p, 1) for p in range(5)] == [2, 2, 3, 4, 4]
+    assert [quartile_place(5, p, -2) for p in range(5)] == [0, 0, 0, 0, 2]
+    assert [quartile_place(5, p, 2) for p in range(5)] == [3, 3, 4, 4, 4]
+    # eight: 0 1 | 2 3 | 4 5 | 6 7
+    assert [quartile_place(8, p, -1) for p in range(8)] == [0, 0, 0, 0, 2, 2, 4, 4]
+    assert [quartile_place(8, p, 1) for p in range(8)] == [3, 3, 5, 5, 7, 7, 7, 7]
+    assert [quartile_place(8, p, -3) for p in range(8)] == [0, 0, 0, 0, 0, 0, 0, 0]
+    assert [quartile_place(8, p, 3) for p in range(8)] == [7, 7, 7, 7, 7, 7, 7, 7]
+
+
+def test_places_where_a_quartile_is_empty():
+    assert [quartile_place(1, 0, steps) for steps in (-3, -1, 1, 3)] == [0, 0, 0, 0]
+    assert [quartile_place(2, p, 1) for p in range(2)] == [1, 1]  # quartiles: 0 | | 1 |
+    assert [quartile_place(2, p, -1) for p in range(2)] == [0, 0]
+    assert [quartile_place(3, p, 1) for p in range(3)] == [1, 2, 2]  # 0 | 1 | 2 |
+
+
+def place_by_listing(n, position, steps):
+    """The same from lists: divide the positions, take the middle of the part reached."""
+    quartiles = [[p for p in range(n) if (4 * p) // n == t] for t in range(4)]
+    here = next(t for t in range(4) if position in quartiles[t])
+    if not 0 <= here + steps <= 3:
+        return 0 if steps < 0 else n - 1
+    part = quartiles[here + steps]
+    return part[(len(part) - 1) // 2] if steps < 0 else part[len(part) // 2]
+
+
+def move_by_lists(cell, genes, steps):
+    """Take each gene out of a list in turn, and put it where it should be."""
+    cell = list(cell)
+    for gene in genes:
+        place = place_by_listing(len(cell), cell.index(gene), steps)
+        cell.remove(gene)
+        cell = [*cell[:place], gene, *cell[place:]]
+    return cell
+
+
+@given(
+    n=st.integers(4, 60), kind=st.sampled_from(["inhibit", "activate"]), quartiles=st.integers(1, 3),
+    data=st.data(),
+)  # fmt: skip
+def test_moves_equal_lists(n, kind, quartiles, data):
+    cell = data.draw(st.permutations(range(10, 10 + n)))
+    genes = tuple(data.draw(st.lists(st.sampled_from(cell), min_size=1, max_size=3, unique=True)))
+    wrapped = data.draw(st.booleans())
+    layout = InputLayout(int(wrapped), int(wrapped), max_length=n + 2)
+    ids = np.array([2, *cell, 3] if wrapped else cell)
+    before = ids.copy()
+    edit = edit_function(kind, quartiles)(ids, genes, layout)
+    moved = edit.input_ids[layout.genes(len(ids))].tolist()
+    assert moved == move_by_lists(cell, genes, quartiles if kind == "inhibit" else -quartiles)
+    assert sorted(moved) == sorted(cell)
+    others = [gene for gene in cell if gene not in genes]
+    assert [gene for gene in moved if gene not in genes] == others
+    assert ids[edit.original_index].tolist() == edit.input_ids[edit.perturbed_index].tolist() == others
+    np.testing.assert_array_equal(ids, before)
+
+
+@given(n=st.integers(1, 400), steps=st.integers(1, 3), data=st.data())
+def test_places_go_their_way_and_mirror_each_other(n, steps, data):
+    position = data.draw(st.integers(0, n - 1))
+    assert 0 <= quartile_place(n, position, -steps) <= position <= quartile_place(n, position, steps) < n
+    mirrored = n * 4 - 1 - quartile_place(4 * n, 4 * n - 1 - position, -steps)
+    assert quartile_place(4 * n, position, steps) == mirrored
+
+
 @pytest.mark.parametrize("kind", sorted(EDITS))
 @pytest.mark.parametrize("layout", [PLAIN, WRAPPED])
 def test_aligned_positions_hold_the_same_gene(kind, layout):
@@ -114,7 +233,7 @@ def test_layout_follows_the_vocabulary(tiny_vocabulary: GeneVocabulary):
     assert (layout.n_front, layout.n_back, layout.max_length) == (1, 1, 48)
 
 
-@pytest.mark.parametrize("kind", ["inhibit", "activate", "Delete"])
-def test_kinds_that_are_not_there_name_those_that_are(kind):
-    with pytest.raises(ValueError, match="delete, overexpress, knockout"):
-        require_kind(kind)
+@pytest.mark.parametrize("check", [require_kind, edit_function])
+def test_kinds_that_are_not_there_name_those_that_are(check):
+    with pytest.raises(ValueError, match="delete, overexpress, inhibit, activate, knockout"):
+        check("Delete")

@@ -43,6 +43,21 @@ def cosine(a, b):
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
+def moved_by_quartiles(body, genes, steps):
+    """The ranking after each gene went to the middle of the quartile `steps` further down, by lists."""
+    for gene in genes:
+        rest = [other for other in body if other != gene]
+        quartiles = np.arange(len(body)) * 4 // len(body)
+        reached = quartiles[body.index(gene)] + steps
+        (places,) = np.nonzero(quartiles == reached)
+        if reached < 0 or reached > 3:
+            place = 0 if reached < 0 else len(body) - 1
+        else:
+            place = places[len(places) // 2 if steps > 0 else (len(places) - 1) // 2]
+        body = [*rest[:place], gene, *rest[place:]]
+    return body
+
+
 def brute_force(model, vocabulary, cell, genes, kind, layer):
     """Gene -> cosine of its state before and after, from two separate padded passes."""
     ids = model_input(cell, vocabulary).tolist()
@@ -57,6 +72,8 @@ def brute_force(model, vocabulary, cell, genes, kind, layer):
     else:
         before_ids, kept = ids, [gene for gene in body if gene not in genes]
         after_ids = [first, *kept, last]
+        if kind in {"inhibit", "activate"}:
+            after_ids = [first, *moved_by_quartiles(body, genes, 2 if kind == "inhibit" else -2), last]
     before = plain_states(model, before_ids, layer=layer)
     if kind == "knockout":
         hidden = [ids.index(gene) for gene in genes]
@@ -67,7 +84,7 @@ def brute_force(model, vocabulary, cell, genes, kind, layer):
     return cosines, cosine(before[0], after[0])
 
 
-@pytest.mark.parametrize("kind", ["delete", "overexpress", "knockout"])
+@pytest.mark.parametrize("kind", ["delete", "overexpress", "inhibit", "activate", "knockout"])
 @pytest.mark.parametrize("layer", [0, -1])
 def test_every_kind_equals_brute_force(tiny_encoder, plain, ranked, kind, layer):
     vocabulary = tiny_encoder.vocabulary
@@ -78,7 +95,7 @@ def test_every_kind_equals_brute_force(tiny_encoder, plain, ranked, kind, layer)
     ]
     for pooling in ("mean", "cls"):
         settings = PerturbSettings(
-            encoder_layer=layer, pooling=pooling, readouts=("cell", "genes"), token_budget=100
+            encoder_layer=layer, pooling=pooling, readouts=("cell", "genes"), token_budget=100, quartiles=2
         )
         found = perturb_cells(tiny_encoder, ranked, requests, settings)
         table = found.cells.set_index(["request", "cell_id"])["cosine"]
@@ -105,7 +122,7 @@ def test_every_kind_equals_brute_force(tiny_encoder, plain, ranked, kind, layer)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("kind", ["delete", "knockout"])
+@pytest.mark.parametrize("kind", ["delete", "knockout", "inhibit"])
 def test_states_are_compared_by_pooled_embeddings(tiny_encoder, plain, ranked, pooling, kind):
     vocabulary = tiny_encoder.vocabulary
     gene = int(ranked.cell(4)[3])
@@ -123,6 +140,11 @@ def test_states_are_compared_by_pooled_embeddings(tiny_encoder, plain, ranked, p
         pooled_before = before[without].mean(axis=0)
         after = plain_states(plain, ids, layer=-1, hidden=[position])
         pooled_after = after[without].mean(axis=0)
+    elif kind == "inhibit":
+        pooled_before = before[1:-1].mean(axis=0)
+        moved = [ids[0], *moved_by_quartiles(ids[1:-1], [gene], 1), ids[-1]]
+        after = plain_states(plain, moved, layer=-1)
+        pooled_after = after[1:-1].mean(axis=0)
     else:
         pooled_before = before[1:-1].mean(axis=0)
         after = plain_states(plain, [ids[0], *(ids[i] for i in without), ids[-1]], layer=-1)
@@ -160,6 +182,21 @@ def test_each_unperturbed_cell_is_encoded_once(tiny_encoder, ranked):
     assert (found.cells["shift"] > 0).all()
 
 
+@pytest.mark.parametrize("kind", ["delete", "overexpress", "inhibit", "activate", "knockout"])
+def test_gene_shifts_name_the_perturbed_gene_and_the_others(tiny_encoder, ranked, kind):
+    """Every gene of a cell in turn: a row per other gene, none for the gene itself."""
+    genes = [int(gene) for gene in ranked.cell(5)]
+    requests = [Request(genes=(gene,), kind=kind, cells=np.array([5])) for gene in genes]
+    found = perturb_cells(tiny_encoder, ranked, requests, PerturbSettings(readouts=("cell", "genes")))
+    names = tiny_encoder.vocabulary.ensembl_ids[genes]
+    for name, part in found.gene_shifts.groupby("gene"):
+        assert sorted(part["affected"]) == sorted(set(names) - {name})
+    unmoved = {"overexpress": [0], "inhibit": [6], "activate": [0]}.get(kind, [])  # seven genes
+    assert np.flatnonzero(np.abs(found.cells["shift"]) < 1e-9).tolist() == unmoved
+    by_gene = found.gene_shifts.groupby("gene")["shift"].mean().loc[names]
+    np.testing.assert_allclose(by_gene, found.cells["shift"], atol=1e-12)
+
+
 def test_null_requests_enter_no_gene_shift(tiny_encoder, ranked):
     requests = [
         Request(genes=(int(ranked.cell(1)[i]),), kind="delete", cells=np.array([1]), is_null=i == 1)
@@ -175,6 +212,8 @@ def test_wrong_settings_are_refused(tiny_encoder, ranked):
         PerturbSettings(readouts=("expression",))
     with pytest.raises(ValueError, match="mean or cls"):
         PerturbSettings(pooling="max")
+    with pytest.raises(ValueError, match="1, 2 or 3 quartiles, not by 4"):
+        PerturbSettings(quartiles=4)
     with pytest.raises(ValueError, match="distinct genes"):
         Request(genes=(), kind="delete", cells=np.array([0]))
     request = Request(genes=(7,), kind="delete", cells=np.array([0]))

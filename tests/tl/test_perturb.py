@@ -21,3 +21,17 @@ def test_perturb_keeps_effects_and_parameters_that_can_be_written(tiny_adata, ti
     again = anndata.read_h5ad(tmp_path / "with.h5ad").uns["geneformer_grn"]["perturb"]
     pd.testing.assert_frame_equal(again["effects"], effects, check_dtype=False, check_index_type=False)
     assert len(again["gene_shifts"])
+
+
+def test_pairs_and_moves_through_the_notebook(tiny_adata, tiny_encoder, tmp_path):
+    adata = tiny_adata[:20].copy()
+    effects = gg.tl.perturb(
+        adata, ["GENE3", "GENE8"], tiny_encoder, kind="inhibit", quartiles=3, pairs=True, n_null=0
+    )
+    assert effects["readout"].tolist() == ["cell", "cell", "cell", "interaction"]
+    kept = adata.uns["geneformer_grn"]["perturb"]["parameters"]
+    assert (kept["kind"], kept["quartiles"], kept["pairs"]) == ("inhibit", 3, True)
+    adata.write_h5ad(tmp_path / "with.h5ad")
+    anchored = gg.tl.perturb(adata, "GENE3", tiny_encoder, kind="knockout", anchor="GENE8", n_null=0)
+    assert anchored["readout"].tolist() == ["cell", "cell", "beyond_anchor"]
+    assert anchored["gene"].iloc[-1] == "ENSG00000000008+ENSG00000000003"

@@ -94,6 +94,85 @@ def test_overexpressing_all_skips_the_gene_in_front(tiny_encoder, counts):
     assert len(result.cells) == sum(min(int(length), 46) - 1 for length in ranked.lengths)
 
 
+@pytest.mark.parametrize("kind", ["inhibit", "activate"])
+def test_moves_by_quartiles_leave_out_cells_without_the_gene(tiny_encoder, counts, kind):
+    ranked = rank_cells(counts, tiny_encoder.vocabulary)
+    token = tiny_encoder.vocabulary.token_of["ENSG00000000003"]
+    shifts = {}
+    for quartiles in (1, 3):
+        result = perturb_counts(tiny_encoder, counts, quick(kind=kind, quartiles=quartiles))
+        by_cell = result.cells.set_index("cell_id")["shift"].loc[counts.obs.index]
+        held = np.array([token in ranked.cell(row)[:46] for row in range(len(ranked))])
+        np.testing.assert_array_equal(by_cell.notna(), held)
+        assert result.effects["n_cells"].tolist() == [held.sum()]
+        assert result.facts["n_pairs_without_gene"] == (~held).sum() > 0
+        assert result.effects["kind"].tolist() == [kind]
+        shifts[quartiles] = by_cell[held].to_numpy()
+    # by three quartiles every gene ends up first or last; by one, those near the middle do not
+    at_the_edge = [
+        np.searchsorted(
+            [0.25, 0.75],
+            ranked.cell(row)[:46].tolist().index(token) / min(len(ranked.cell(row)), 46),
+            "right",
+        )
+        == (2 if kind == "inhibit" else 0)
+        for row in np.flatnonzero(held)
+    ]
+    np.testing.assert_allclose(shifts[1][at_the_edge], shifts[3][at_the_edge], atol=1e-6)
+    assert not np.allclose(shifts[1], shifts[3], atol=1e-6)
+
+
+def test_pairs_come_with_their_interaction(tiny_encoder, counts):
+    result = perturb_counts(tiny_encoder, counts, quick(genes=("GENE3", "NOSUCH", "GENE5"), pairs=True))
+    first, second = "ENSG00000000003", "ENSG00000000005"
+    pair = f"{first}+{second}"
+    assert result.effects[["gene", "readout"]].to_numpy().tolist() == [
+        [first, "cell"], [second, "cell"], [pair, "cell"], [pair, "interaction"],
+    ]  # fmt: skip
+    wide = result.cells[result.cells["readout"] == "cell"].pivot(
+        index="cell_id", columns="gene", values="shift"
+    )
+    expected = wide[pair] - wide[first] - wide[second]
+    found = result.cells[result.cells["readout"] == "interaction"].set_index("cell_id")["shift"]
+    np.testing.assert_array_equal(found.loc[expected.index], expected)
+    both = wide[[first, second]].notna().all(axis=1)
+    np.testing.assert_array_equal(expected.notna(), both)
+    row = result.effects.iloc[3]
+    assert row["n_cells"] == both.sum()
+    assert row["shift"] == pytest.approx(expected.mean())
+    assert row["ci_low"] < row["shift"] < row["ci_high"]
+    assert result.facts["genes_unknown"] == ["NOSUCH"]
+
+
+def test_an_anchor_with_every_gene(tiny_encoder, counts):
+    few = read_counts_head(counts, 3)
+    result = perturb_counts(tiny_encoder, few, quick(genes="all", anchor="GENE1"))
+    anchor = "ENSG00000000001"
+    ranked = rank_cells(few, tiny_encoder.vocabulary)
+    token = tiny_encoder.vocabulary.token_of[anchor]
+    cells = result.cells[result.cells["readout"] == "beyond_anchor"]
+    holding = [ranked.cell(row)[:46] for row in range(3) if token in ranked.cell(row)[:46]]
+    assert len(cells) == sum(len(cell) - 1 for cell in holding) > 0
+    assert cells["shift"].notna().all()
+    assert cells["gene"].str.startswith(f"{anchor}+").all()
+    joint = result.cells[result.cells["readout"] == "cell"].set_index(["gene", "cell_id"])["shift"]
+    for row in cells.sample(20, random_state=0).itertuples():
+        expected = joint[row.gene, row.cell_id] - joint[anchor, row.cell_id]
+        assert row.shift == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_unexpressed_gene_is_overexpressed_at_full_length(tiny_encoder, counts):
+    """Cells of 46 genes or more fill the model's 48 places; the last gene makes room."""
+    result = perturb_counts(tiny_encoder, counts, quick(kind="overexpress", genes=("GENE3",)))
+    ranked = rank_cells(counts, tiny_encoder.vocabulary)
+    token = tiny_encoder.vocabulary.token_of["ENSG00000000003"]
+    by_cell = result.cells.set_index("cell_id")["shift"].loc[counts.obs.index].to_numpy()
+    assert np.isfinite(by_cell).all()
+    lacking = [row for row in range(len(ranked)) if token not in ranked.cell(row)[:46]]
+    assert lacking
+    assert (by_cell[lacking] > 0).all()
+
+
 def test_states_perturb_the_start_cells_towards_the_goal(tiny_encoder, counts):
     result = perturb_counts(tiny_encoder, counts, quick(states="cell_type", start="A", goal="B"))
     in_start = counts.obs.index[counts.obs["cell_type"] == "A"]
@@ -139,7 +218,15 @@ def test_genes_readout_comes_with_cells(tiny_encoder, counts):
         ({"states": "nowhere", "start": "A", "goal": "B"}, "no obs column 'nowhere'"),
         ({"states": "cell_type", "start": "A", "goal": "C"}, "no cell is in state 'C'"),
         ({"groups": "nowhere"}, "nowhere"),
-        ({"kind": "inhibit"}, "delete, overexpress, knockout"),
+        ({"kind": "silence"}, "delete, overexpress, inhibit, activate, knockout"),
+        ({"kind": "inhibit", "quartiles": 4}, "1, 2 or 3 quartiles, not by 4"),
+        ({"quartiles": 2}, "inhibit and activate do"),
+        ({"genes": "all", "pairs": True}, "'pairs' combines named genes; 'all' names none"),
+        ({"pairs": True}, "at least two known genes, got 1"),
+        ({"genes": ("GENE3", "NOSUCH"), "pairs": True}, "at least two known genes, got 1"),
+        ({"pairs": True, "anchor": "GENE4"}, "pairs and an anchor combine genes in different ways"),
+        ({"anchor": "GENE3"}, "only the anchor itself"),
+        ({"anchor": "NOSUCH"}, "NOSUCH"),
         ({"readouts": ("expression",)}, "expression"),
         ({"readouts": ("state",)}, "start and a goal"),
         ({"max_passes": 3}, "passes"),

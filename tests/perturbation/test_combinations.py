@@ -1,0 +1,176 @@
+"""Pairs and anchors, on toy readouts whose interaction is known and on a real model."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from geneformer_grn.cells.ranking import RankedCells
+from geneformer_grn.perturbation.combinations import anchored_sets, pair_sets, with_contrasts
+from geneformer_grn.perturbation.effects import run_screen
+from geneformer_grn.perturbation.requests import PerturbSettings
+from geneformer_grn.perturbation.screen import PerturbationPlan
+
+GENES = (10, 20, 30)
+WEIGHT = {10: 0.1, 20: 0.03, 30: 0.2}
+
+
+@dataclass
+class ToyEncoder:
+    """A model whose <cls> state turns by a known amount when genes are missing: 1 - cosine = their weights.
+
+    Parameters
+    ----------
+    vocabulary
+        Of the tokens.
+    together
+        What is added where 10 and 20 are both missing.
+    """
+
+    vocabulary: Any
+    together: float = 0.0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def hidden_states(self, batch, *, encoder_layer):
+        cuts = batch.cu_seqlens.tolist()
+        states = torch.ones((cuts[-1], 2))
+        for start, end in pairwise(cuts):
+            missing = set(GENES) - set(batch.input_ids[0, start:end].tolist())
+            shift = sum(WEIGHT[gene] for gene in missing) + self.together * ({10, 20} <= missing)
+            states[start] = torch.tensor([1 - shift, np.sqrt(1 - (1 - shift) ** 2)])
+        return states
+
+
+def cells_of(*tokens):
+    offsets = np.concatenate([[0], np.cumsum([len(cell) for cell in tokens])])
+    flat = np.concatenate(tokens).astype(np.uint16)
+    return RankedCells(tokens=flat, offsets=offsets, n_counts=np.ones(len(tokens)))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Four cells that hold all three genes among others."""
+    rng = np.random.default_rng(0)
+    return cells_of(*(rng.permutation([*GENES, 40, 41, 42, 43]) for _ in range(4)))
+
+
+def screen(encoder, ranked, sets, *, groups=None, kind="delete"):
+    plan = PerturbationPlan(kind=kind, n_null=0, tested_cells="all")
+    return run_screen(encoder, ranked, groups, sets, plan, settings=PerturbSettings(pooling="cls"))
+
+
+@pytest.mark.parametrize("kind", ["delete", "knockout"])
+@pytest.mark.parametrize("together", [0.0, 0.25, -0.02])
+def test_the_interaction_is_what_the_toy_adds_for_a_pair(tiny_vocabulary, whole, together, kind):
+    encoder = ToyEncoder(tiny_vocabulary, together)
+    plain = screen(encoder, whole, pair_sets(GENES), kind=kind)
+    result = with_contrasts(plain, "interaction")
+    ids = tiny_vocabulary.ensembl_ids
+    effects = result.effects[result.effects["readout"] == "interaction"].set_index("gene")
+    assert effects.index.tolist() == [f"{ids[10]}+{ids[20]}", f"{ids[10]}+{ids[30]}", f"{ids[20]}+{ids[30]}"]
+    np.testing.assert_allclose(effects["shift"], [together, 0.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(effects["ci_low"], effects["ci_high"], atol=1e-6)
+    assert effects["n_cells"].tolist() == [4, 4, 4]
+    assert effects[["p_value", "q_value"]].isna().all(axis=None)
+    assert set(effects["kind"]) == {kind}
+    pd.testing.assert_frame_equal(result.effects.iloc[: len(plain.effects)], plain.effects)
+    pd.testing.assert_frame_equal(result.cells.iloc[: len(plain.cells)], plain.cells)
+    assert result.effects.dtypes.tolist() == plain.effects.dtypes.tolist()
+
+
+def test_only_cells_that_hold_both_have_an_interaction(tiny_vocabulary):
+    # missing genes turn a cell before anything is deleted, so the numbers here come from their formula
+    held = [(10, 20, 30, 40), (10, 30, 41), (20, 42, 30), (40, 41), (30, 20, 10)]
+    ranked = cells_of(*(np.array(cell) for cell in held))
+    groups = np.array(["a", "a", "b", "b", "b"])
+    result = with_contrasts(
+        screen(ToyEncoder(tiny_vocabulary), ranked, pair_sets(GENES), groups=groups), "interaction"
+    )
+    ids = tiny_vocabulary.ensembl_ids
+    cells = result.cells[result.cells["readout"] == "interaction"].set_index(["gene", "cell_id"])
+    assert cells["cosine"].isna().all()
+    for first, second in [(10, 20), (10, 30), (20, 30)]:
+        name = f"{ids[first]}+{ids[second]}"
+        for number, cell in enumerate(held):
+            before = sum(WEIGHT[gene] for gene in GENES if gene not in cell)
+
+            def shift(*genes, before=before):
+                return 1 - np.cos(
+                    np.arccos(1 - before - sum(WEIGHT[g] for g in genes)) - np.arccos(1 - before)
+                )
+
+            expected = np.nan
+            if {first, second} <= set(cell):
+                expected = shift(first, second) - shift(first) - shift(second)
+            np.testing.assert_allclose(cells.loc[(name, number), "shift"], expected, atol=1e-6)
+            assert cells.loc[(name, number), "group"] == groups[number]
+    effects = result.effects[result.effects["readout"] == "interaction"].set_index(["gene", "group"])
+    assert effects.loc[(f"{ids[10]}+{ids[20]}", "a"), "n_cells"] == 1
+    assert np.isnan(effects.loc[(f"{ids[10]}+{ids[20]}", "a"), "ci_low"])
+    assert effects.loc[(f"{ids[20]}+{ids[30]}", "b"), "n_cells"] == 2
+
+
+def test_an_anchor_is_taken_off_each_gene_with_it(tiny_vocabulary, whole):
+    result = with_contrasts(
+        screen(ToyEncoder(tiny_vocabulary, 0.25), whole, anchored_sets(20, GENES)), "beyond_anchor"
+    )
+    ids = tiny_vocabulary.ensembl_ids
+    effects = result.effects.set_index(["readout", "gene"])["shift"]
+    assert effects.index.tolist() == [
+        ("cell", ids[20]),
+        ("cell", f"{ids[20]}+{ids[10]}"),
+        ("cell", f"{ids[20]}+{ids[30]}"),
+        ("beyond_anchor", f"{ids[20]}+{ids[10]}"),
+        ("beyond_anchor", f"{ids[20]}+{ids[30]}"),
+    ]
+    np.testing.assert_allclose(effects, [0.03, 0.38, 0.23, 0.35, 0.2], atol=1e-6)
+
+
+def test_interactions_towards_states_and_of_a_real_model(tiny_encoder, tiny_vocabulary, whole):
+    rng = np.random.default_rng(1)
+    states = {"start": rng.normal(size=32), "goal": rng.normal(size=32)}
+    plan = PerturbationPlan(kind="overexpress", n_null=3, cells_per_gene=2, tested_cells="all")
+    settings = PerturbSettings(readouts=("cell", "state"))
+    plain = run_screen(tiny_encoder, whole, None, pair_sets((10, 50)), plan, settings=settings, states=states)
+    result = with_contrasts(plain, "interaction")
+    ids = tiny_vocabulary.ensembl_ids
+    wide = plain.effects.pivot(index="state", columns="gene", values="shift")
+    expected = wide[f"{ids[10]}+{ids[50]}"] - wide[ids[10]] - wide[ids[50]]
+    found = result.effects[result.effects["readout"] == "interaction"].set_index("state")
+    assert found.index.tolist() == ["", "start", "goal"]
+    np.testing.assert_allclose(found["shift"], expected.loc[found.index], atol=1e-12)
+    assert (found["n_cells"] == 4).all()
+    assert (found["ci_low"] < found["ci_high"]).all()
+
+
+def test_no_cell_with_a_pair_gives_a_row_of_nothing(tiny_vocabulary):
+    ranked = cells_of(np.array([10, 40]), np.array([20, 40]))
+    result = with_contrasts(screen(ToyEncoder(tiny_vocabulary), ranked, pair_sets((10, 20))), "interaction")
+    (row,) = result.effects[result.effects["readout"] == "interaction"].itertuples()
+    assert row.n_cells == 0
+    assert np.isnan(row.shift)
+
+
+def test_an_anchor_that_meets_no_gene_adds_no_row(tiny_vocabulary):
+    ranked = cells_of(np.array([10, 40]), np.array([20, 41]))
+    plan = PerturbationPlan(n_null=0, tested_cells="holders")
+    settings = PerturbSettings(pooling="cls")
+    plain = run_screen(
+        ToyEncoder(tiny_vocabulary), ranked, None, anchored_sets(10, (20, 41)), plan, settings=settings
+    )
+    result = with_contrasts(plain, "beyond_anchor")
+    pd.testing.assert_frame_equal(result.effects, plain.effects)
+    pd.testing.assert_frame_equal(result.cells, plain.cells)
+
+
+def test_sets_of_pairs_and_anchors():
+    assert pair_sets([7, 9, 7, 8]) == [(7,), (9,), (8,), (7, 9), (7, 8), (9, 8)]
+    assert anchored_sets(9, [7, 9, 8, 7]) == [(9,), (9, 7), (9, 8)]
+    with pytest.raises(ValueError, match="at least two known genes, got 1"):
+        pair_sets([7, 7])
+    with pytest.raises(ValueError, match="only the anchor itself"):
+        anchored_sets(7, [7])
