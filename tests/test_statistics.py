@@ -1,5 +1,7 @@
 """Resampling statistics against scipy and closed forms."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -8,7 +10,9 @@ from geneformer_grn.statistics import (
     benjamini_hochberg,
     bootstrap_interval,
     bootstrap_ratio,
+    hierarchical_bootstrap,
     matched_null_p,
+    without_trend,
 )
 
 
@@ -118,3 +122,100 @@ def test_matched_null_p_is_uniform_under_the_null(alternative):
     for level in (0.05, 0.1, 0.25, 0.5):
         assert np.mean(np.array(p) <= level) <= level + 0.03
     assert np.mean(np.array(p) <= 0.5) > 0.4
+
+
+def exact_two_level_distribution(donors):
+    """Every resample of donors, then of cells within them: sorted means and their cumulative probability."""
+    replicates = []
+    for cells in donors:
+        sums = [sum(drawn) for drawn in itertools.product(cells, repeat=len(cells))]
+        replicates.append([(total, len(cells), 1 / len(sums)) for total in sums])
+    slots = [(total, size, p / len(donors)) for donor in replicates for total, size, p in donor]
+    means, weights = [], []
+    for chosen in itertools.product(slots, repeat=len(donors)):
+        means.append(sum(total for total, _, _ in chosen) / sum(size for _, size, _ in chosen))
+        weights.append(np.prod([p for _, _, p in chosen]))
+    order = np.argsort(means)
+    return np.array(means)[order], np.cumsum(np.array(weights)[order])
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8])
+def test_hierarchical_bootstrap_is_the_enumeration_of_all_resamples(level):
+    donors = [[0.11, 0.73], [1.9, 2.35, 2.81], [4.07]]
+    means, cumulative = exact_two_level_distribution(donors)
+    assert cumulative[-1] == pytest.approx(1)
+    tail = stats.norm.cdf(-np.sqrt(3 / 2) * stats.t.ppf((1 + level) / 2, 2))
+    expected = means[np.searchsorted(cumulative, [tail, 1 - tail])]
+    labels = np.repeat(["x", "y", "z"], [len(cells) for cells in donors])
+    values = np.concatenate(donors)
+    order = np.random.default_rng(1).permutation(len(values))  # a donor's cells need not lie together
+    found = hierarchical_bootstrap(
+        values[order], labels[order], rng=np.random.default_rng(0), n=100_000, level=level
+    )
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_hierarchical_bootstrap_agrees_with_a_loop():
+    rng = np.random.default_rng(4)
+    labels = np.repeat(np.arange(9), rng.integers(2, 9, 9))
+    values = rng.normal(size=9)[labels] + rng.normal(size=len(labels))
+    means = []
+    for _ in range(2000):
+        drawn = [
+            rng.choice(values[labels == donor], (labels == donor).sum()) for donor in rng.integers(0, 9, 9)
+        ]
+        means.append(np.concatenate(drawn).mean())
+    tail = stats.norm.cdf(-np.sqrt(9 / 8) * stats.t.ppf(0.9, 8))
+    found = hierarchical_bootstrap(values, labels, rng=rng, n=4000, level=0.8)
+    np.testing.assert_allclose(found, np.quantile(means, [tail, 1 - tail]), atol=0.05)
+
+
+@pytest.mark.parametrize("n_donors", [5, 12])
+def test_hierarchical_bootstrap_covers_the_mean_where_cells_alone_do_not(n_donors):
+    """Two-level normal data: covered as often as asked, within the binomial error of 200 runs."""
+    rng = np.random.default_rng(n_donors)
+    labels = np.repeat(np.arange(n_donors), 8)
+    covered = np.zeros(2)
+    for _ in range(200):
+        values = rng.normal(size=n_donors)[labels] + rng.normal(size=len(labels))
+        for i, groups in enumerate((labels, None)):
+            low, high = hierarchical_bootstrap(values, groups, rng=rng, n=1000)
+            covered[i] += low <= 0 <= high
+    assert stats.binomtest(int(covered[0]), 200, 0.95).pvalue > 0.001
+    assert covered[1] < 0.75 * 200
+
+
+def test_hierarchical_bootstrap_edges(monkeypatch):
+    values, labels = np.array([1.0, 2.0, np.nan, 5.0]), ["a", "a", None, "b"]
+
+    def interval(values, labels):
+        return hierarchical_bootstrap(values, labels, rng=np.random.default_rng(2), n=200)
+
+    whole = interval(values, labels)  # the one that is NaN needs no label
+    assert 1 <= whole[0] < whole[1] <= 5
+    assert interval(values, None) == bootstrap_interval(values, rng=np.random.default_rng(2), n=200)
+    assert interval(values, ["a"] * 4) == interval(values, None)
+    assert np.isnan(interval(np.array([1.0, np.nan]), ["a", "b"])).all()
+    monkeypatch.setattr("geneformer_grn.statistics._BLOCK", 7)
+    assert interval(values, labels) == pytest.approx(whole)
+    with pytest.raises(ValueError, match="1 of 3 values have no group label"):
+        interval(values, ["a", None, "a", "b"])
+    with pytest.raises(ValueError, match="3 group labels were given for 4 values"):
+        interval(values, ["a", "a", "b"])
+    with pytest.raises(ValueError, match="level"):
+        hierarchical_bootstrap(values, labels, rng=np.random.default_rng(0), level=95)
+
+
+def test_without_trend_is_the_residual_of_a_fit_without_redundant_traits():
+    rng = np.random.default_rng(0)
+    traits = rng.normal(size=(30, 2))
+    values = 3 + traits @ [2.0, -1.0] + rng.normal(0, 0.1, 30)
+    design = np.column_stack([np.ones(30), traits])
+    hat = design @ np.linalg.inv(design.T @ design) @ design.T
+    expected = (values - hat @ values) / np.sqrt(1 - np.diag(hat))
+    np.testing.assert_allclose(without_trend(values, traits), expected, atol=1e-10)
+    redundant = np.column_stack([traits, traits.sum(axis=1), np.full(30, 7.0)])
+    np.testing.assert_allclose(without_trend(values, redundant), expected, atol=1e-10)
+    assert not without_trend(np.full(30, 0.1), traits).any()  # equal values stay equal
+    constant = without_trend(values, np.zeros((30, 1)))
+    np.testing.assert_allclose(constant, (values - values.mean()) / np.sqrt(29 / 30))

@@ -1,21 +1,27 @@
 """How genes rank in a group of cells, and which other genes are their equals in that.
 
 Deleting any gene moves a cell, and deleting one that ranks high moves it more. So a tested gene is compared
-with null genes matched on mean rank and on detection in the same group.
+with null genes matched on mean rank, on detection and, where counts are at hand, on mean expression in the
+same group. All three lie between 0 and 1 and count alike: simple, and no scale is fitted to the data. A gene
+at the very top has no equals above it; `perturbation.effects` takes the trend out that is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.stats import rankdata
 
+from geneformer_grn.cells.counts import CellCounts, log_normalised
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.genes.vocabulary import GeneVocabulary
+
+NULL_GENES = 200  # per tested gene, or as many as exist: p then reaches down to 1 / 201
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +43,9 @@ class GroupRanks:
         ``(n, V)`` csc; which cell of `cells` holds which gene.
     leading
         ``(n,)`` the gene in front of each cell of `cells`, -1 in an empty one.
+    expression
+        ``(V,)`` where the gene's mean log-normalised expression lies among the genes the group holds (1 =
+        highest, 0 = not held); None where the counts are not known.
     """
 
     name: str
@@ -45,6 +54,7 @@ class GroupRanks:
     detection: np.ndarray
     held: sparse.csc_matrix
     leading: np.ndarray
+    expression: np.ndarray | None = None
 
     def holders(self, genes: Sequence[int]) -> np.ndarray:
         """Return the rows of the cells that hold all of `genes`, in drawing order."""
@@ -63,9 +73,11 @@ class GroupRanks:
         return np.flatnonzero(n_holders >= max(min(n_cells, int(n_holders.max())), 1))
 
     def nearest(self, gene: int, candidates: np.ndarray) -> np.ndarray:
-        """Return `candidates` (tokens), the most alike first: distance in rank plus distance in detection."""
-        distance = np.abs(self.rank[candidates] - self.rank[gene])
-        distance += np.abs(self.detection[candidates] - self.detection[gene])
+        """Return `candidates` (tokens), the most alike first: the sum of the distances in what is matched."""
+        distance = np.zeros(len(candidates))
+        for trait in (self.rank, self.detection, self.expression):
+            if trait is not None:
+                distance += np.abs(trait[candidates] - trait[gene])
         return candidates[np.argsort(distance, kind="stable")]
 
 
@@ -75,6 +87,7 @@ def rank_groups(
     vocabulary: GeneVocabulary,
     *,
     seed: int,
+    counts: CellCounts | None = None,
 ) -> list[GroupRanks]:
     """Return how genes rank in each group of cells.
 
@@ -88,15 +101,19 @@ def rank_groups(
         The vocabulary they were ranked with.
     seed
         Seed of the order cells are drawn in.
+    counts
+        Counts of the same cells, in the same order; None: genes are then not matched on expression.
 
     Raises
     ------
     ValueError
-        The labels do not match the cells in number, or all are missing.
+        The labels or the counts do not match the cells in number, or all labels are missing.
     """
     labels = np.full(len(ranked), "all", dtype=object) if groups is None else np.asarray(groups, dtype=object)
     if len(labels) != len(ranked):
         raise ValueError(f"{len(labels):,} group labels were given for {len(ranked):,} cells")
+    if counts is not None and len(counts) != len(ranked):
+        raise ValueError(f"counts of {len(counts):,} cells were given for {len(ranked):,} ranked cells")
     codes, names = pd.factorize(labels, sort=True)
     if not len(names):
         raise ValueError("no cell has a group label")
@@ -106,12 +123,19 @@ def rank_groups(
             vocabulary,
             str(name),
             np.random.default_rng([seed, code]).permutation(np.flatnonzero(codes == code)),
+            counts,
         )
         for code, name in enumerate(names)
     ]
 
 
-def _rank_group(ranked: RankedCells, vocabulary: GeneVocabulary, name: str, cells: np.ndarray) -> GroupRanks:
+def _rank_group(
+    ranked: RankedCells,
+    vocabulary: GeneVocabulary,
+    name: str,
+    cells: np.ndarray,
+    counts: CellCounts | None,
+) -> GroupRanks:
     room = vocabulary.max_length - vocabulary.n_wrapping
     genes = [ranked.cell(cell)[:room] for cell in cells]
     lengths = np.array([len(tokens) for tokens in genes], dtype=np.int64)
@@ -130,13 +154,25 @@ def _rank_group(ranked: RankedCells, vocabulary: GeneVocabulary, name: str, cell
         detection=count / len(cells),
         held=held.tocsc(),
         leading=np.array([tokens[0] if len(tokens) else -1 for tokens in genes], dtype=np.int64),
+        expression=None if counts is None else _expression(counts, cells, count),
     )
 
 
+def _expression(counts: CellCounts, cells: np.ndarray, n_holders: np.ndarray) -> np.ndarray:
+    """Return where ``(V,)`` genes lie in mean log-normalised expression: average rank over held genes."""
+    of_group = replace(counts, matrix=counts.matrix[cells], n_counts=counts.n_counts[cells])
+    mean = np.zeros(len(n_holders))
+    mean[counts.column_tokens] = np.asarray(log_normalised(of_group).mean(axis=0)).ravel()
+    held = np.flatnonzero(n_holders)
+    place = np.zeros(len(n_holders))
+    place[held] = rankdata(mean[held]) / max(len(held), 1)
+    return place
+
+
 def choose_null_sets(
-    group: GroupRanks, sets: Sequence[tuple[int, ...]], *, candidates: np.ndarray, n_null: int
+    group: GroupRanks, sets: Sequence[tuple[int, ...]], *, candidates: np.ndarray, n_null: int = NULL_GENES
 ) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
-    """Return for each tested set its null sets: other genes, matched on rank and detection.
+    """Return for each tested set its null sets: other genes, matched with `GroupRanks.nearest`.
 
     Null genes are not among the tested ones, unless too few others are left (where every gene is tested,
     each is compared with the others nearest to it). Single genes share a pool of null genes, twice `n_null`
@@ -152,7 +188,7 @@ def choose_null_sets(
     candidates
         ``(c,)`` tokens of the genes detected often enough.
     n_null
-        Null sets per tested set; fewer where candidates are few.
+        Null sets per tested set; as many as exist where candidates are few.
     """
     if n_null == 0:
         return {genes: [] for genes in sets}

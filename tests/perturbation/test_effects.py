@@ -5,11 +5,20 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from geneformer_grn.cells.ranking import RankedCells
-from geneformer_grn.perturbation.effects import EFFECT_COLUMNS, effects_table, run_screen
+from geneformer_grn.cells.counts import read_counts
+from geneformer_grn.cells.ranking import RankedCells, rank_cells
+from geneformer_grn.perturbation.effects import (
+    EFFECT_COLUMNS,
+    RESAMPLES,
+    CellFacts,
+    effects_summary,
+    effects_table,
+    run_screen,
+)
 from geneformer_grn.perturbation.engine import CELL_COLUMNS
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
 from geneformer_grn.perturbation.screen import PerturbationPlan, Screen
+from geneformer_grn.statistics import hierarchical_bootstrap
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +30,7 @@ def ranked(tiny_vocabulary):
     return RankedCells(tokens=np.concatenate(cells).astype(np.uint16), offsets=offsets, n_counts=np.ones(30))
 
 
-def screen_of(values, *, n_tested, cells_per_gene):
+def screen_of(values, *, n_tested, cells_per_gene, traits=None):
     """A screen whose request i has the shifts `values[i]`, the first `n_tested` compared with the others."""
     n = len(values)
     requests = [
@@ -39,7 +48,7 @@ def screen_of(values, *, n_tested, cells_per_gene):
             "request": np.repeat(np.arange(n), [len(row) for row in values]),
         }
     )
-    return effects_table(screen, np.array([f"G{i}" for i in range(n)]), cells)
+    return effects_table(screen, np.array([f"G{i}" for i in range(n)]), cells, traits=traits)
 
 
 def test_effects_are_means_with_an_interval_and_a_rank_among_the_null():
@@ -120,3 +129,117 @@ def test_states_give_two_sided_p_values(tiny_encoder, ranked):
 def test_no_gene_is_refused(tiny_encoder, ranked):
     with pytest.raises(ValueError, match="no gene to perturb"):
         run_screen(tiny_encoder, ranked, None, [])
+
+
+def test_donors_widen_the_interval_and_are_counted(tiny_encoder, ranked):
+    plan = PerturbationPlan(cells_per_gene=20, n_null=3, seed=1)
+    donors = np.repeat(["x", "y", "z"], 10)
+    plain = run_screen(tiny_encoder, ranked, None, [7, 20], plan)
+    result = run_screen(tiny_encoder, ranked, None, [7, 20], plan, known=CellFacts(donors=donors))
+    assert result.effects.columns.tolist() == [*EFFECT_COLUMNS, "n_donors"]
+    same = [name for name in EFFECT_COLUMNS if not name.startswith("ci_")]
+    pd.testing.assert_frame_equal(result.effects[same], plain.effects[same])
+    for row in result.effects.itertuples():
+        part = result.cells[(result.cells["gene"] == row.gene) & result.cells["shift"].notna()]
+        assert row.n_donors == len(set(donors[part["cell_id"]]))
+        expected = hierarchical_bootstrap(
+            part["shift"], donors[part["cell_id"]], rng=np.random.default_rng([1, row.Index]), n=RESAMPLES
+        )
+        assert (row.ci_low, row.ci_high) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="29 donor labels were given for 30 cells"):
+        run_screen(tiny_encoder, ranked, None, [7], plan, known=CellFacts(donors=donors[1:]))
+    nobody = np.full(30, None, dtype=object)
+    with pytest.raises(ValueError, match="have no group label"):
+        run_screen(tiny_encoder, ranked, None, [7], plan, known=CellFacts(donors=nobody))
+
+
+def test_what_was_matched_and_how_many_there_were(tiny_encoder, tiny_adata, caplog):
+    counts = read_counts(tiny_adata, tiny_encoder.vocabulary)
+    ranked = rank_cells(counts, tiny_encoder.vocabulary)
+    plan = PerturbationPlan(cells_per_gene=2, n_null=200)
+    with caplog.at_level("INFO", logger="geneformer_grn"):
+        result = run_screen(tiny_encoder, ranked, None, [9, 12], plan, known=CellFacts(counts=counts))
+    fewest = result.effects["n_null"].min()
+    assert result.facts["matched_on"] == "rank, detection, expression"
+    assert (result.facts["n_null_fewest"], result.facts["n_null_most"]) == (fewest, fewest)
+    assert fewest < 60  # as many as exist
+    plain = run_screen(tiny_encoder, ranked, None, [9], PerturbationPlan(cells_per_gene=2, n_null=0))
+    assert plain.facts["matched_on"] == "rank, detection"
+    assert "n_null_fewest" not in plain.facts
+
+
+def test_the_summary_says_when_nothing_exceeds_the_null():
+    rng = np.random.default_rng(0)
+    null = [np.full(2, value) for value in rng.random(250)]
+    nothing = screen_of([np.full(2, 0.5), np.full(2, 0.4), *null], n_tested=2, cells_per_gene=2)
+    assert "None of the 2 perturbations tested moves cells further" in effects_summary(nothing)
+    assert "compared with 250 or more matched genes" in effects_summary(nothing)
+    assert "below 0.004" in effects_summary(nothing)
+    one = screen_of([np.full(2, 5.0), np.full(2, 0.4), *null], n_tested=2, cells_per_gene=2)
+    assert effects_summary(one).startswith("1 of 2 perturbations moves cells further")
+    untested = screen_of([np.full(2, 5.0)], n_tested=1, cells_per_gene=2)
+    assert "No test against matched genes was made" in effects_summary(untested)
+
+
+def any_discovery(rng, *, n_tested, n_null):
+    """Whether one run of genes that all come from one distribution has a q below 0.05."""
+    sizes = rng.integers(3, 9, size=n_tested + n_null)
+    shifts = [rng.gamma(2.0, rng.gamma(3.0), size=size) for size in sizes]
+    return (screen_of(shifts, n_tested=n_tested, cells_per_gene=5)["q_value"] < 0.05).any()
+
+
+@pytest.mark.parametrize("n_tested", [1, 8])
+def test_under_the_null_few_runs_discover_anything(n_tested, monkeypatch):
+    """The share of runs with any q < 0.05 is at most 5 %, within its 99.9 % interval; some runs do."""
+    monkeypatch.setattr("geneformer_grn.perturbation.effects.RESAMPLES", 1)  # intervals do not matter here
+    rng = np.random.default_rng(n_tested)
+    runs = 120
+    found = sum(any_discovery(rng, n_tested=n_tested, n_null=200) for _ in range(runs))
+    assert stats.binomtest(found, runs, 0.05, alternative="greater").pvalue > 0.001
+    assert n_tested > 1 or found > 0  # a single gene's p is uniform: 1 in 20 runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, 15, 29])
+def test_random_weights_and_shuffled_labels_discover_nothing(tiny_encoder, place):
+    """Runs of the whole screen: a model that knows nothing, random cells, random labels.
+
+    The first gene moves all others when it is deleted, the last none: that must not pass for an effect.
+    """
+    rng = np.random.default_rng(place)
+    genes = np.arange(tiny_encoder.vocabulary.n_special, len(tiny_encoder.vocabulary))
+    propensity = np.linspace(3, -3, len(genes))
+    found = []
+    for seed in range(200):
+        order = rng.permutation(genes)  # which genes rank high is drawn anew in every run
+        cells = [
+            order[np.argsort(-propensity - rng.normal(size=len(genes)), kind="stable")[:30]]
+            for _ in range(12)
+        ]
+        ranked = RankedCells(
+            tokens=np.concatenate(cells).astype(np.uint16), offsets=np.arange(13) * 30, n_counts=np.ones(12)
+        )
+        groups = rng.permutation(np.repeat(["a", "b"], 6))
+        plan = PerturbationPlan(cells_per_gene=3, n_null=200, seed=seed)
+        effects = run_screen(tiny_encoder, ranked, groups, [int(order[place])], plan).effects
+        found.append(effects[effects["p_value"].notna()])
+    families = pd.concat(found)  # one gene each, in one group of one run
+    assert len(families) > 300
+    discovered = int((families["q_value"] < 0.05).sum())
+    assert stats.binomtest(discovered, len(families), 0.05, alternative="greater").pvalue > 0.001
+    # At the end genes differ less than elsewhere, so that p-values there are on the safe side.
+    assert 0.04 < (families["p_value"] <= 0.2).mean() < 0.28
+
+
+def test_a_trend_among_matched_genes_is_no_effect():
+    """The gene at the end of its null genes is not extreme for that; one off the trend is."""
+    place = np.linspace(0, 1, 41)[::-1, None]
+    noise = np.random.default_rng(0).normal(0, 0.02, 41)
+    on_trend = [np.full(2, value) for value in place[:, 0] + noise]
+    assert screen_of(on_trend, n_tested=1, cells_per_gene=2)["p_value"].item() == pytest.approx(1 / 41)
+    assert screen_of(on_trend, n_tested=1, cells_per_gene=2, traits=place)["p_value"].item() > 0.1
+    off_trend = [on_trend[0] + 0.2, *on_trend[1:]]
+    found = screen_of(off_trend, n_tested=1, cells_per_gene=2, traits=place)["p_value"].item()
+    assert found == pytest.approx(1 / 41)
+    few = screen_of(on_trend[:15], n_tested=1, cells_per_gene=2, traits=place[:15])  # too few for a trend
+    assert few["p_value"].item() == screen_of(on_trend[:15], n_tested=1, cells_per_gene=2)["p_value"].item()
