@@ -61,6 +61,8 @@ def map_genes(
 
     from geneformer_grn.cells.matching import map_identifiers
 
+    if adata.isbacked and adata.is_view:
+        raise ValueError("a view of a backed AnnData cannot be written to; pass adata.to_memory()")
     vocabulary = _vocabulary(model)
     mapping, identifiers = map_identifiers(
         adata.var,
@@ -114,7 +116,7 @@ def rank(
     RankedCells
         Tokens of the cells that were read, in input order, highest rank first.
         ``uns["geneformer_grn"]["rank"]`` says which vocabulary and settings were used and how many genes and
-        cells were left out.
+        cells were left out (not in a view of a backed AnnData, which cannot be written to).
 
     Raises
     ------
@@ -143,6 +145,8 @@ def rank(
         species=species,
     )
     counts = read_counts(adata, vocabulary, read)
+    if adata.isbacked and adata.is_view:  # which cannot be written to
+        return rank_cells(counts, vocabulary)
     facts = {**asdict(read), **counts.report}
     adata.uns["geneformer_grn"] = {
         **adata.uns.get("geneformer_grn", {}),

@@ -56,3 +56,17 @@ def test_rank(adata, tiny_vocabulary, tmp_path):
 def test_a_checkpoint_brings_its_vocabulary(adata, tiny_checkpoint, tiny_vocabulary):
     ranked = gg.pp.rank(adata, tiny_checkpoint)
     np.testing.assert_array_equal(ranked.tokens, gg.pp.rank(adata, tiny_vocabulary).tokens)
+
+
+def test_views_of_backed_files_are_ranked_and_not_written_to(tiny_h5ad, tiny_adata, tiny_vocabulary):
+    backed = anndata.read_h5ad(tiny_h5ad, backed="r")
+    try:
+        view = backed[[3, 5, 8]]
+        ranked = gg.pp.rank(view, tiny_vocabulary)
+        whole = gg.pp.rank(tiny_adata.copy(), tiny_vocabulary)
+        for place, row in enumerate((3, 5, 8)):
+            np.testing.assert_array_equal(ranked.cell(place), whole.cell(row))
+        with pytest.raises(ValueError, match="to_memory"):
+            gg.pp.map_genes(view, tiny_vocabulary)
+    finally:
+        backed.file.close()

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from geneformer_grn._runtime import logger, n_cores
 from geneformer_grn.cells.known_counts import known_counts
-from geneformer_grn.cells.reading import ReadSettings, lost_share, open_counts, refuse_empty
+from geneformer_grn.cells.reading import ReadSettings, lost_share, open_counts, refuse_empty, warn_lost
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def read_counts(
     counts_total, counts_known = float(totals.sum()), float(known.data.sum(dtype=np.float64))
     report = opened.report()
     lost = lost_share(opened.name, report, total=counts_total, known=counts_known)
+    warn_lost(opened.name, report, lost)
     filled = np.flatnonzero(np.diff(known.indptr))
     if len(filled) == 0 or not opened.settings.drop_empty:
         refuse_empty(opened.name, report, n_cells=len(rows), n_empty=len(rows) - len(filled))

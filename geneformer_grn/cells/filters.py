@@ -103,7 +103,8 @@ def choose_rows(
 def rows_where(obs: pd.DataFrame, where: str, name: str) -> np.ndarray:
     """Return ``(n,)`` bool: which rows fit an expression such as ``cell_type == 'B cell' and n_genes > 500``.
 
-    Column names that are no Python names stand between backticks. Missing values fit no comparison.
+    Column names that are no Python names stand between backticks. Missing values fit no
+    comparison but ``!=`` and ``not in``.
 
     Raises
     ------
@@ -123,12 +124,10 @@ def rows_where(obs: pd.DataFrame, where: str, name: str) -> np.ndarray:
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{name}: --where {where!r} cannot be computed: {reason}") from error
-    values = fits.to_numpy() if isinstance(fits, pd.Series) else np.asarray(fits)
-    if values.dtype == object or str(values.dtype) == "boolean":
-        values = pd.Series(values).fillna(False).to_numpy()  # noqa: FBT003 - a value, not an option
-        values = (
-            values.astype(bool) if all(isinstance(value, bool | np.bool_) for value in values) else values
-        )
+    if isinstance(fits, pd.Series) and fits.dtype == "boolean":  # pandas' own, which knows missing values
+        values = fits.to_numpy(dtype=bool, na_value=False)
+    else:
+        values = np.asarray(fits)
     if values.shape != (len(obs),) or values.dtype != bool:
         raise ValueError(
             f"{name}: --where {where!r} does not say yes or no for each cell; write such as {_EXAMPLE}"

@@ -156,8 +156,7 @@ class OpenedCounts:
         """Return what is known before any count is read: plain values, for manifests."""
         return {
             **self.mapping.report, "naming": self.mapping.naming, "identifiers": self.identifiers,
-            "format": self.source.kind, "matrix": self.source.label,
-            "rows_apart": self.source.matrix.seekable, "n_cells_file": self.source.shape[0],
+            "format": self.source.kind, "matrix": self.source.label, "n_cells_file": self.source.shape[0],
             "n_dropped_filter": self.chosen.n_filtered, "n_dropped_where": self.chosen.n_not_asked,
             "n_not_sampled": self.chosen.n_not_sampled, "normalised": self.scale != "counts",
             "n_counts_from": "file" if self.totals_column is None else f"obs[{self.totals_column!r}]",
@@ -191,13 +190,16 @@ def open_counts(
     n_cells: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    scale: Scale | None = None,
 ) -> OpenedCounts:
     """Open cells, match their genes and choose their rows; no more is read than that takes.
 
     Parameters
     ----------
     source, vocabulary, settings, n_cells, seed, name
-        As in :func:`read_counts`.
+        As in :func:`geneformer_grn.cells.counts.read_counts`.
+    scale
+        What the values are, where an earlier opening found out; None: find out.
 
     Raises
     ------
@@ -209,7 +211,7 @@ def open_counts(
     name = name or opened.name
     try:
         chosen = choose_rows(opened.obs, name, where=settings.where, n_cells=n_cells, seed=seed)
-        scale = _scale(opened, settings, f"{opened.label} of {name}")
+        scale = scale or _scale(opened, settings, f"{opened.label} of {name}")
         mapping, identifiers = map_identifiers(
             opened.var, vocabulary, gene_column=settings.gene_column, sum_duplicates=settings.sum_duplicates,
             mapped=opened.mapped, species=settings.species, name=name,
@@ -229,7 +231,7 @@ def open_counts(
 
 
 def lost_share(name: str, report: dict[str, Any], *, total: float, known: float) -> float:
-    """Return the share of a file's counts in genes outside the vocabulary; warn or refuse where it is large.
+    """Return the share of a file's counts in genes outside the vocabulary; refuse it where it is too large.
 
     Parameters
     ----------
@@ -246,17 +248,25 @@ def lost_share(name: str, report: dict[str, Any], *, total: float, known: float)
         More than 80 % of the counts would be lost.
     """
     lost = 1.0 - known / total if total > 0 else 0.0
-    text = (
+    if lost > _REFUSE_LOST:
+        raise ValueError(
+            f"{_lost_text(name, report, lost)}; pass --gene-column COLUMN if its identifiers are elsewhere, "
+            "or use another vocabulary"
+        )
+    return lost
+
+
+def warn_lost(name: str, report: dict[str, Any], lost: float) -> None:
+    """Warn of a share of lost counts, see :func:`lost_share`, that is large."""
+    if lost > _WARN_LOST:
+        logger.warning(_lost_text(name, report, lost))
+
+
+def _lost_text(name: str, report: dict[str, Any], lost: float) -> str:
+    return (
         f"{name}: {100 * lost:.0f} % of its counts are in genes that the vocabulary does not know "
         f"({report['n_matched']:,} of {report['n_genes']:,} genes match)"
     )
-    if lost > _REFUSE_LOST:
-        raise ValueError(
-            f"{text}; pass --gene-column COLUMN if its identifiers are elsewhere, or use another vocabulary"
-        )
-    if lost > _WARN_LOST:
-        logger.warning(text)
-    return lost
 
 
 def refuse_empty(name: str, report: dict[str, Any], *, n_cells: int, n_empty: int) -> None:

@@ -150,9 +150,10 @@ def task(
 ) -> None:
     """Write the share's parts; those that are there stay. Killed, the same call goes on."""
     with verb(quiet=quiet, as_json=as_json, repeatable=True) as summary:
-        from geneformer_grn.cells.corpora.cluster import parse_share, run_share
+        from geneformer_grn.cells.corpora.cluster import run_share
+        from geneformer_grn.cells.stamps import parse_share
 
-        index, count = parse_share(share)
+        index, count = parse_share(share, "--share")
         n_done = run_share(corpus, index=index, count=count, threads=threads)
         summary |= {"corpus": corpus, "share": share, "n_parts_written": n_done, "seed": seed}
 
@@ -163,9 +164,10 @@ def finish(
     """Write the corpus and remove the folder of the plan."""
     with verb(quiet=quiet, as_json=as_json, repeatable=True) as summary:
         from geneformer_grn.cells.corpora.corpus import Corpus
-        from geneformer_grn.cells.corpora.plan import CorpusPlan, finish_plan
+        from geneformer_grn.cells.corpora.plan import CorpusPlan, finish_plan, is_finished
 
-        finish_plan(CorpusPlan.load(corpus))
+        if not is_finished(corpus):
+            finish_plan(CorpusPlan.load(corpus))
         manifest = Corpus.open(corpus).manifest
         facts = {name: manifest[name] for name in ("n_cells", "n_tokens")}
         summary |= {"corpus": corpus, **facts, "seed": seed}

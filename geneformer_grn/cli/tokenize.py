@@ -117,10 +117,15 @@ def tokenize(
             "n_cells", "n_tokens", "n_dropped_filter", "n_dropped_where", "n_dropped_empty",
             "n_dropped_min_genes", "n_dropped_min_counts", "seed",
         )  # fmt: skip
+        mapped = ("n_matched", "n_lost", "n_summed", "n_ambiguous")
         summary |= {
             "corpus": out,
             "n_files": len(corpus.manifest["files"]),
             **{name: corpus.manifest[name] for name in facts},
+            "files": [
+                {name: entry[name] for name in ("name", "n_cells", *mapped, "share_counts_lost")}
+                for entry in corpus.manifest["files"]
+            ],
             "fingerprint": genes.fingerprint,
         }
 

@@ -39,6 +39,14 @@ def test_expressions(obs, where, rows):
     np.testing.assert_array_equal(np.flatnonzero(rows_where(obs, where, "cells")), rows)
 
 
+def test_columns_that_pandas_calls_nullable():
+    obs = pd.DataFrame(
+        {"n": pd.array([1, None, 3], dtype="Int64"), "good": pd.array([True, None, False], dtype="boolean")}
+    )
+    np.testing.assert_array_equal(rows_where(obs, "n > 0", "cells"), [True, False, True])
+    np.testing.assert_array_equal(rows_where(obs, "good", "cells"), [True, False, False])
+
+
 @pytest.mark.parametrize(
     "where",
     [

@@ -11,6 +11,7 @@ from pathlib import Path
 from geneformer_grn._runtime import n_cores, progress
 from geneformer_grn.cells.corpora.plan import CorpusPlan, hash_file
 from geneformer_grn.cells.corpora.tokenizing import groups, raise_refusal, run_elsewhere, run_group
+from geneformer_grn.cells.stamps import check_share
 
 
 def run_share(out: Path, *, index: int, count: int, threads: int | None = None) -> int:
@@ -35,10 +36,7 @@ def run_share(out: Path, *, index: int, count: int, threads: int | None = None) 
     ValueError
         There is no such share, or a file is refused.
     """
-    if not 0 <= index < count:
-        raise ValueError(
-            f"share {index} of {count} does not exist; shares are numbered from 0 to {count - 1}"
-        )
+    check_share(index, count)
     plan = CorpusPlan.load(out)
     everything = [(file, number) for file, parts in enumerate(plan.parts) for number in range(len(parts))]
     mine = groups(plan, everything, apart=True)[index::count]
@@ -50,20 +48,6 @@ def run_share(out: Path, *, index: int, count: int, threads: int | None = None) 
         if numbers and numbers[0] == 0:
             hash_file(plan, file)
     return n_done
-
-
-def parse_share(text: str) -> tuple[int, int]:
-    """Return index and count of a share such as ``3/100``.
-
-    Raises
-    ------
-    ValueError
-        It is not written so.
-    """
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal()):
-        raise ValueError(f"--share {text!r} is not I/N, such as 3/100: the share numbered 3 of 100, from 0")
-    return int(index), int(count)
 
 
 def run_on_ray(plan: CorpusPlan, *, threads: int = 1) -> None:
@@ -90,7 +74,14 @@ def run_on_ray(plan: CorpusPlan, *, threads: int = 1) -> None:
         task.remote(plan.out.resolve(), group, threads) for group in groups(plan, plan.pending(), apart=True)
     ]
     with progress(total=len(waiting), desc="tokenize", unit="group") as bar:
-        while waiting:
-            (ready,), waiting = ray.wait(waiting)
-            raise_refusal(ray.get(ready))
-            bar.update()
+        try:
+            while waiting:
+                (ready,), waiting = ray.wait(waiting)
+                raise_refusal(ray.get(ready))
+                bar.update()
+        except BaseException:
+            for task_left in waiting:
+                ray.cancel(task_left)
+            if waiting:  # their folder may be about to be removed
+                ray.wait(waiting, num_returns=len(waiting))
+            raise

@@ -37,9 +37,7 @@ def shard_paths(corpus: Corpus) -> list[Path]:
 
 def entry_shards(entry: dict[str, Any]) -> list[str]:
     """Return the shards that hold the cells of one file of a manifest; none where no cell was kept."""
-    if "shards" in entry:
-        return list(entry["shards"] or ())
-    return [entry["shard"]] if entry.get("shard") else []
+    return list(entry["shards"])
 
 
 def read_shard(path: Path) -> pa.Table:
@@ -96,7 +94,7 @@ def join_entries(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if not rest:
         return {**first, "shards": entry_shards(first)}
     joined = {key: value for key, value in first.items() if all(entry.get(key) == value for entry in rest)}
-    for key in ("shard", "n_not_sampled", "n_elsewhere"):
+    for key in ("n_not_sampled", "n_elsewhere"):
         joined.pop(key, None)
     for key in _SUMS:
         if all(key in entry for entry in entries):
@@ -136,10 +134,7 @@ def finish_corpus(
     names = {shard: f"data-{number:05d}-of-{len(shards):05d}.arrow" for number, shard in enumerate(shards)}
     for shard, name in names.items():
         (folder / shard).rename(folder / name)
-    files = [
-        {**_without(entry, "shard"), "shards": [names[shard] for shard in entry_shards(entry)]}
-        for entry in entries
-    ]
+    files = [{**entry, "shards": [names[shard] for shard in entry_shards(entry)]} for entry in entries]
     manifest = {
         "kind": CORPUS_KIND,
         "format": max(parent.manifest["format"] for parent in parents),
@@ -201,7 +196,3 @@ def column_codes(corpus: Corpus, name: str) -> tuple[np.ndarray, list[str]]:
     if "" in texts:
         codes = np.where(codes == texts.index(""), np.int32(-1), codes)
     return codes, texts
-
-
-def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if name != key}

@@ -139,6 +139,6 @@ def require_no_cell_twice(corpus: Corpus, part: np.ndarray, names: Sequence[str]
     more = f"; and {len(places) - 3} more pairs of groups" if len(places) > 3 else ""
     raise ValueError(
         f"{len(pairs):,} cells have the same tokens as one in another part ({shown}{more}): what is held out "
-        f"would be trained on. Give these {by} to one part with --assign, split by a "
+        f"would be trained on. Give these groups of {by} to one part with --assign, split by a "
         "column that keeps them together, or leave one file out"
     )

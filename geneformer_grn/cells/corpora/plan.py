@@ -17,15 +17,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from geneformer_grn._runtime import atomic_path, library_versions, logger, sha256_file, write_json
+from geneformer_grn._runtime import atomic_path, library_versions, logger, write_json
 from geneformer_grn.cells.corpora.folder import link_or_copy, write_dataset_files
 from geneformer_grn.cells.corpora.part_writing import check_file
 from geneformer_grn.cells.corpora.shards import CORPUS_KIND, MANIFEST, CorpusSettings, Part, parts_of
-from geneformer_grn.cells.reading import OpenedCounts, open_counts
+from geneformer_grn.cells.reading import OpenedCounts, Scale, open_counts, warn_lost
+from geneformer_grn.cells.stamps import sha256_of, stamp_of
 from geneformer_grn.genes.vocabulary import VOCABULARY_FILES, GeneVocabulary
 
 PLAN = "plan.json"
-_WORTH_KEEPING = 16  # parts, a million cells at their usual size
+_WORTH_KEEPING = 1_000_000  # rows: a minute of work
 _TOTALS = (
     "n_cells_file", "n_cells", "n_dropped_filter", "n_dropped_where", "n_dropped_empty",
     "n_dropped_min_genes", "n_dropped_min_counts", "n_not_sampled", "n_cropped_cells", "n_cropped_genes",
@@ -35,12 +36,17 @@ _TOTALS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedFile:
-    """One file of a plan: where it is, its name in the corpus, its state then, its header's facts."""
+    """One file of a plan: where it is, its name in the corpus, its state then, and what opening it told.
+
+    `scale` is what its values are; `rows_apart` whether rows can be read without those before them.
+    """
 
     path: Path
     name: str
     stamp: list[int]
     report: dict[str, Any]
+    scale: Scale
+    rows_apart: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +117,13 @@ class CorpusPlan:
 
     def discard(self) -> None:
         """Remove the work, unless so much of it is done that another call should be able to use it."""
-        n_done = sum(map(len, self.parts)) - len(self.pending())
-        if n_done < _WORTH_KEEPING:
+        done = [part for parts in self.parts for part in parts if self.is_done(part)]
+        if sum(part.stop - part.start for part in done) < _WORTH_KEEPING:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
             logger.warning(
                 "%s finished parts stay in %s; a call with the same settings and files uses them",
-                f"{n_done:,}", self.folder,
+                f"{len(done):,}", self.folder,
             )  # fmt: skip
 
     def save(self) -> None:
@@ -149,6 +155,11 @@ class CorpusPlan:
         files = [PlannedFile(**{**file, "path": Path(file["path"])}) for file in plan["files"]]
         settings = CorpusSettings.from_dict(plan["settings"])
         return cls(out, files, settings, GeneVocabulary.load(unfinished(out)))
+
+
+def is_finished(out: Path) -> bool:
+    """Return whether the corpus `out` is there and nothing is planned for it: a repeated call has no work."""
+    return (out / MANIFEST).is_file() and not (unfinished(out) / PLAN).is_file()
 
 
 def unfinished(out: Path) -> Path:
@@ -190,7 +201,11 @@ def make_plan(
                     f"{name}: obs has no column {missing[0]!r}; columns there: "
                     f"{', '.join(map(str, opened.source.obs.columns)) or 'none'}"
                 )
-            plan.files.append(PlannedFile(path=path, name=name, stamp=stamp, report=opened.report()))
+            file = PlannedFile(
+                path=path, name=name, stamp=stamp, report=opened.report(), scale=opened.scale,
+                rows_apart=opened.source.matrix.seekable,
+            )  # fmt: skip
+            plan.files.append(file)
             if number >= keep_open:
                 plan.opened.pop(number).source.close()
     except BaseException:
@@ -210,7 +225,7 @@ def open_planned(plan: CorpusPlan, file: int) -> OpenedCounts:
     planned, settings = _unchanged(plan, file), plan.settings
     return plan.opened.pop(file, None) or open_counts(
         planned.path, plan.vocabulary, settings.read, n_cells=settings.n_cells, seed=settings.seed,
-        name=planned.name,
+        name=planned.name, scale=planned.scale,
     )  # fmt: skip
 
 
@@ -233,21 +248,6 @@ def hash_file(plan: CorpusPlan, file: int, *, stop: threading.Event | None = Non
     return digest
 
 
-def sha256_of(path: Path, *, stop: threading.Event | None = None) -> str:
-    """Return the sha256 of a file, or of the names and hashes of a folder's files."""
-    if not path.is_dir():
-        return sha256_file(path, stop=stop)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    lines = [f"{sha256_file(file, stop=stop)}  {file.relative_to(path).as_posix()}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def stamp_of(path: Path) -> list[int]:
-    """Return the size in bytes and the time of the last change in ns of a file, or a folder's files."""
-    found = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
-    return [sum(state.st_size for state in found), max((state.st_mtime_ns for state in found), default=0)]
-
-
 def finish_plan(plan: CorpusPlan) -> None:
     """Join the parts of a plan to the corpus, and remove the folder in which it was made.
 
@@ -266,14 +266,12 @@ def finish_plan(plan: CorpusPlan) -> None:
         done = [json.loads((plan.folder / part.entry).read_text(encoding="utf-8")) for part in parts]
         total: dict[str, Any] = {key: sum(entry[key] for entry in done) for key in done[0]}
         lost = check_file(file.name, file.report, total, plan.settings)
+        warn_lost(file.name, file.report, lost)
         filled = [part.shard for part, entry in zip(parts, done, strict=True) if entry["n_cells"]]
-        del total["n_read"], file.report["rows_apart"]
-        entries.append(
-            {
-                "name": file.name, "sha256": hash_file(plan, number), **file.report, **total,
-                "share_counts_lost": lost,
-            }
-        )  # fmt: skip
+        del total["n_read"]
+        facts = {**file.report, **total, "share_counts_lost": lost}
+        entries.append({"name": file.name, "sha256": hash_file(plan, number), **facts})
+        _tell(entries[-1])
         shards.append(filled)
     if not any(shards):
         raise ValueError(
@@ -302,6 +300,24 @@ def finish_plan(plan: CorpusPlan) -> None:
     shutil.rmtree(plan.folder)
 
 
+def _tell(entry: dict[str, Any]) -> None:
+    """Say what became of a file's genes and cells."""
+    dropped = {
+        name.removeprefix("n_dropped_").replace("_", " "): number
+        for name, number in entry.items()
+        if name.startswith("n_dropped_") and number
+    }
+    logger.info(
+        "%s: %s of %s genes known (%s in %s; %s lost, %s summed, %s ambiguous), %.1f %% of counts outside "
+        "the vocabulary; %s of %s cells%s",
+        entry["name"], f"{entry['n_matched']:,}", f"{entry['n_genes']:,}", entry["naming"],
+        entry["identifiers"],
+        f"{entry['n_lost']:,}", f"{entry['n_summed']:,}", f"{entry['n_ambiguous']:,}",
+        100 * entry["share_counts_lost"], f"{entry['n_cells']:,}", f"{entry['n_cells_file']:,}",
+        "".join(f", {number:,} dropped ({reason})" for reason, number in dropped.items()),
+    )  # fmt: skip
+
+
 def _manifest(plan: CorpusPlan, entries: list[dict[str, Any]]) -> dict[str, Any]:
     vocabulary = plan.vocabulary
     return {
@@ -322,7 +338,7 @@ def _manifest(plan: CorpusPlan, entries: list[dict[str, Any]]) -> dict[str, Any]
 def _names(files: Sequence[Path | str]) -> dict[Path, str]:
     """Return the name in the corpus of each file, checking that all are there before any work is done."""
     names: dict[Path, str] = {}
-    seen: dict[str, int] = {}
+    stems: set[str] = set()
     known: set[Path] = set()
     for file in map(Path, files):
         if not file.exists():
@@ -331,8 +347,12 @@ def _names(files: Sequence[Path | str]) -> dict[Path, str]:
             raise ValueError(f"{file} is given twice; its cells would count twice")
         known.add(file.resolve())
         # By stem, which is what cells are called after: cells.h5ad and cells.loom are told apart, too.
-        seen[file.stem] = seen.get(file.stem, 0) + 1
-        names[file] = file.name if seen[file.stem] == 1 else f"{file.stem}~{seen[file.stem]}{file.suffix}"
+        stem, number = file.stem, 1
+        while stem in stems:
+            number += 1
+            stem = f"{file.stem}~{number}"
+        stems.add(stem)
+        names[file] = f"{stem}{file.suffix}"
     if not names:
         raise ValueError("no files to tokenize were given")
     return names

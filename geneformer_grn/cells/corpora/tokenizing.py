@@ -177,7 +177,7 @@ def groups(plan: CorpusPlan, pending: Sequence[tuple[int, int]], *, apart: bool 
     """Return the pending parts as runs read in one pass; `apart`: one by one where rows are read freely."""
     found: list[Group] = []
     for file, number in pending:
-        free = apart and plan.files[file].report["rows_apart"]
+        free = apart and plan.files[file].rows_apart
         if not free and found and found[-1][0] == file and found[-1][1][-1] == number - 1:
             found[-1][1].append(number)
         else:
@@ -252,7 +252,7 @@ def _in_pool(plan: CorpusPlan, pending: list[tuple[int, int]], workers: int, thr
             for future in as_completed(futures):
                 yield from range(raise_refusal(future.result()))
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)  # their folder may be about to be removed
             raise
 
 

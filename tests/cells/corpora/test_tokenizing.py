@@ -250,6 +250,77 @@ def test_a_fraction_in_the_last_row_leaves_nothing(tiny_adata, tiny_vocabulary, 
     assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["pool", "ray"])
+def test_a_refusal_elsewhere_leaves_nothing(tiny_adata, tiny_vocabulary, tmp_path, monkeypatch, how):
+    for name, spoilt in (("bad", True), ("good", False)):
+        adata = tiny_adata.copy()
+        adata.X.data[60] = np.nan if spoilt else adata.X.data[60]
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+    files = [tmp_path / "good.h5ad", tmp_path / "bad.h5ad"]
+    monkeypatch.setattr("geneformer_grn.cells.source.CountSource.sample", lambda self: np.array([1.0]))
+    options = {"workers": 2} if how == "pool" else {"ray": True}
+    if how == "ray":
+        pytest.importorskip("ray", reason="ray is not installed").init(
+            num_cpus=2, include_dashboard=False, configure_logging=False
+        )
+    try:
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            write_corpus(files, tmp_path / "corpus", tiny_vocabulary, SMALL, **options)
+    finally:
+        if how == "ray":
+            sys.modules["ray"].shutdown()
+    time.sleep(0.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.h5ad", "good.h5ad"]
+
+
+def test_names_are_told_apart_whatever_they_are(tiny_adata, tiny_vocabulary, tmp_path):
+    files = [tmp_path / "a" / "cells.h5ad", tmp_path / "b" / "cells.h5ad", tmp_path / "a" / "cells~2.h5ad"]
+    for number, file in enumerate(files):
+        file.parent.mkdir(exist_ok=True)
+        tiny_adata[number : number + 3].copy().write_h5ad(file)
+    corpus = write_corpus(files, tmp_path / "corpus", tiny_vocabulary)
+    assert len(set(corpus.column("cell_id"))) == 9
+    names = [entry["name"] for entry in corpus.manifest["files"]]
+    assert names == ["cells.h5ad", "cells~2.h5ad", "cells~2~2.h5ad"]
+
+
+def test_what_became_of_each_file_is_told(tiny_adata, tiny_vocabulary, tmp_path, caplog):
+    adata = tiny_adata.copy()
+    adata.obs["filter_pass"] = np.where(np.arange(80) < 10, 0, 1)
+    adata.var_names = ["X1", *adata.var_names[1:]]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    with caplog.at_level("INFO", "geneformer_grn"):
+        write_corpus([tmp_path / "cells.h5ad"], tmp_path / "corpus", tiny_vocabulary)
+    assert "59 of 60 genes known (ensembl in var_names; 1 lost, 0 summed, 0 ambiguous)" in caplog.text
+    assert "70 of 80 cells, 10 dropped (filter)" in caplog.text
+
+
+def test_normalised_files_are_looked_at_once(tiny_adata, tiny_vocabulary, tmp_path, monkeypatch):
+    adata = tiny_adata.copy()
+    adata.X = adata.X.log1p()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    looked = []
+    from geneformer_grn.cells import reading
+
+    scale = reading._scale
+    monkeypatch.setattr(reading, "_scale", lambda *arguments: looked.append(1) or scale(*arguments))
+    settings = CorpusSettings(read=ReadSettings(allow_normalised=True), part_cells=20)
+    plan = make_plan([tmp_path / "cells.h5ad"], tmp_path / "corpus", tiny_vocabulary, settings)
+    plan.save()
+    for index in range(4):
+        run_share(tmp_path / "corpus", index=index, count=4, threads=1)
+    finish_plan(CorpusPlan.load(tmp_path / "corpus"))
+    assert looked == [1]
+    counts = write_corpus([raw_of(tiny_adata, tmp_path)], tmp_path / "raw", tiny_vocabulary)
+    np.testing.assert_array_equal(Corpus.open(tmp_path / "corpus").input_ids, counts.input_ids)
+
+
+def raw_of(adata, folder):
+    adata.write_h5ad(folder / "raw.h5ad")
+    return folder / "raw.h5ad"
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
