@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from scipy import sparse
+
+if TYPE_CHECKING:
+    from geneformer_grn.cells.median_kernels import Tracks
 
 MOST_VALUES = 30_000_000  # collected at once; a file's own part takes as much again while it is read
 _HISTOGRAM_BYTES = 400_000_000
@@ -137,9 +140,8 @@ class Tally:
 
     def __init__(self, search: Search, target_sum: float) -> None:
         self._search, self._target_sum = search, float(target_sum)
-        self._bits = search.bits
+        self._bits, self._tracks = search.bits, _tracks(search)
         collect = search.kind == "collect"
-        self._shift = np.empty(0, dtype=np.uint64) if collect else search.shift
         self._histogram = np.zeros(0 if collect else search.n_tracks << self._bits, dtype=np.uint32)
         self._collected: list[dict[str, np.ndarray]] = []
 
@@ -166,18 +168,22 @@ class Tally:
             raise ValueError("two columns hold the same gene; add them up before taking medians")
         if n_wrong := int((~(n_counts > 0) & (np.diff(matrix.indptr) > 0)).sum()):
             raise ValueError(f"{n_wrong} cells have no positive total count")
-        from geneformer_grn.cells.median_kernels import collect_values, count_values  # numba, on first use
+        from geneformer_grn.cells.median_kernels import (  # numba, on first use
+            Cells,
+            collect_values,
+            count_values,
+        )
 
-        cells = (matrix.data, matrix.indices, matrix.indptr.astype(np.int64), n_counts, self._target_sum)
-        search = self._search
-        tracks = (genes, search.track_of, search.low, search.high)
+        indptr = matrix.indptr.astype(np.int64)
+        cells = Cells(matrix.data, matrix.indices, indptr, n_counts, self._target_sum, genes)
+        search, tracks = self._search, self._tracks
         if search.kind != "collect":
-            count_values(*cells, *tracks, self._shift, self._bits, search.kind == "count", self._histogram)
+            count_values(cells, tracks, self._bits, search.kind == "count", self._histogram)
             return
         lengths = np.zeros(search.n_tracks, dtype=np.uint32)
-        collect_values(*cells, *tracks, lengths, np.empty(0, dtype=np.int64), np.empty(0))
+        collect_values(cells, tracks, lengths, np.empty(0, dtype=np.int64), np.empty(0))
         values = np.empty(int(lengths.sum()))
-        collect_values(*cells, *tracks, lengths, _starts(lengths)[:-1], values)
+        collect_values(cells, tracks, lengths, _starts(lengths)[:-1], values)
         self._collected.append({"values": values, "lengths": lengths})
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -216,7 +222,7 @@ def next_search(
     """
     if search.kind == "collect":
         return _search_collected(search, answers)
-    from geneformer_grn.cells.median_kernels import find_bins
+    from geneformer_grn.cells.median_kernels import Middles, find_bins
 
     counts = np.zeros(search.n_tracks << search.bits, dtype=np.int64)
     for answer in answers:
@@ -227,9 +233,8 @@ def next_search(
         n = np.where(keep, n, 0)
     low, high = np.zeros((2, len(n), 2), dtype=np.uint64)
     below, inside = np.zeros((2, len(n), 2), dtype=np.int64)
-    tracks = (search.track_of, search.low, search.high, search.below, search.shift)
-    clamp = search.kind == "count"
-    if not find_bins(bins, n, search.found, *tracks, clamp, low, high, below, inside):
+    middles = Middles(low, high, below, inside)
+    if not find_bins(bins, n, search.found, _tracks(search), search.kind == "count", middles):
         raise ValueError("the counts of this pass do not add up to those of the first; start again")
     found = np.where((search.found == 0) & (low == high), low, search.found)
     missing = (found == 0) & (n > 0)[:, None]
@@ -281,6 +286,13 @@ def _join_collected(search: Search, parts: Sequence[Answer]) -> tuple[np.ndarray
     for part in parts:
         place_values(part["values"], part["lengths"], cursor, values)
     return values, lengths
+
+
+def _tracks(search: Search) -> Tracks:
+    from geneformer_grn.cells.median_kernels import Tracks
+
+    shift = np.empty(0, dtype=np.uint64) if search.kind == "collect" else search.shift
+    return Tracks(search.track_of, search.low, search.high, search.below, shift)
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:
