@@ -18,6 +18,7 @@ import numpy as np
 from geneformer_grn._runtime import logger
 from geneformer_grn.cells.medians import MOST_VALUES, Search, next_search
 from geneformer_grn.cells.reading import ReadSettings
+from geneformer_grn.cells.stamps import check_share
 from geneformer_grn.cells.vocabulary_work import VocabularyWork
 from geneformer_grn.genes.table import load_gene_table
 from geneformer_grn.genes.vocabulary import (
@@ -114,7 +115,7 @@ def build_vocabulary(
         A file is missing.
     ValueError
         A file holds no raw counts or no known genes, is given twice, or no gene (or too many) remain; or
-        `work` belongs to other files or settings.
+        `work` belongs to other files or settings, or to another state of a file.
 
     Examples
     --------
@@ -151,7 +152,7 @@ def build_part(
     files, settings, work, most_values
         As in :func:`build_vocabulary`; the same on every machine, `work` in a folder that all of them see.
     part
-        (I, N): files I, I + N, I + 2 N, ..., counted from 1.
+        (I, N): files I, I + N, I + 2 N, ..., counted from 0.
 
     Returns
     -------
@@ -162,18 +163,17 @@ def build_part(
     Raises
     ------
     ValueError
-        The part is none, or as in :func:`build_vocabulary`.
+        There is no such part, or as in :func:`build_vocabulary`.
     """
     settings = settings or VocabularySettings()
     index, count = part
-    if not 1 <= index <= count:
-        raise ValueError(f"part {index}/{count} is none; use 1/{count} to {count}/{count}")
+    check_share(index, count)
     state = VocabularyWork.open(work, files, settings, most_values=most_values)
     search = state.search()
     if not search.is_done and state.is_complete():
         search = _next_pass(state, search, settings, most_values)
     if not search.is_done:
-        state.run(search, range(index - 1, len(state.files), count))
+        state.run(search, range(index, len(state.files), count))
     n_done = state.n_done()
     return {
         "pass": state.number, "kind": search.kind, "n_done": n_done, "n_files": len(state.files),

@@ -8,7 +8,6 @@ folder need not know of each other. The present pass is the last with a question
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,10 +16,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from geneformer_grn._runtime import atomic_path, n_cores, plain_json, progress, sha256_file, write_json
+from geneformer_grn._runtime import atomic_path, n_cores, plain_json, progress, write_json
 from geneformer_grn.cells.medians import Search, Tally, new_search
 from geneformer_grn.cells.opening import find_files, open_source
 from geneformer_grn.cells.reading import lost_share, open_counts, refuse_empty
+from geneformer_grn.cells.stamps import sha256_of, stamp_of
 from geneformer_grn.genes.mapping import WholeTable
 from geneformer_grn.genes.table import load_gene_table
 
@@ -53,6 +53,8 @@ class VocabularyWork:
         The work folder.
     files
         The count files.
+    stamps
+        Size and time of the last change of each when the work was planned.
     settings
         How the vocabulary is built.
     number
@@ -61,6 +63,7 @@ class VocabularyWork:
 
     folder: Path
     files: list[Path]
+    stamps: list[list[int]]
     settings: VocabularySettings
     number: int
 
@@ -75,23 +78,28 @@ class VocabularyWork:
         FileNotFoundError
             A count file is missing.
         ValueError
-            No files are given, or the folder belongs to other files or settings.
+            No files are given, the folder belongs to other files or settings, or a file changed since.
         """
         if not files:
             raise ValueError("a vocabulary is built from cells; name at least one count file")
         paths = [path for file in files for path in find_files([file])]
-        sizes = [[path.name, _size(path)] for path in paths]
-        facts = {"files": sizes, "settings": asdict(settings), "most_values": most_values}
+        facts = {
+            "files": [path.name for path in paths], "stamps": [stamp_of(path) for path in paths],
+            "settings": asdict(settings), "most_values": most_values,
+        }  # fmt: skip
         plan = plain_json(facts)
-        state = cls(folder=folder, files=paths, settings=settings, number=1)
+        state = cls(folder=folder, files=paths, stamps=plan["stamps"], settings=settings, number=1)
         if (folder / "plan.json").is_file():
             known = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-            other = [key for key in plan if known.get(key) != plan[key]]
+            other = [key for key in plan if key != "stamps" and known.get(key) != plan[key]]
             if other:
                 raise ValueError(
                     f"{folder.name} holds an unfinished build with other {' and '.join(other)}; give the "
                     "same files and options to go on with it, or delete that folder to start again"
                 )
+            state.stamps = known.get("stamps", [[]] * len(paths))
+            for number in range(len(paths)):
+                state._refuse_changed(number)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             state._write_search(new_search(len(load_gene_table()), collect=state._are_few(most_values)))
@@ -119,14 +127,16 @@ class VocabularyWork:
         Raises
         ------
         ValueError
-            A file cannot be read as raw counts of known genes.
+            A file cannot be read as raw counts of known genes, or changed since its work was planned.
         """
         todo = [number for number in numbers if not self._answer(number).is_file()]
         for number in progress(todo, desc=f"vocabulary, pass {self.number}", unit="file"):
             tally = Tally(search, self.settings.target_sum)
             report = _tally_file(self.files[number], self.settings, tally)
             if self.number == 1:
-                report = {"name": self.files[number].name, "sha256": _digest(self.files[number]), **report}
+                report = {"name": self.files[number].name, "sha256": sha256_of(self.files[number]), **report}
+            self._refuse_changed(number)  # after reading: what was read is one state of the file
+            if self.number == 1:
                 write_json(self._answer(number).with_suffix(".json"), report)
             with atomic_path(self._answer(number)) as path:
                 np.savez(path, **tally.arrays())  # type: ignore[arg-type]
@@ -164,6 +174,13 @@ class VocabularyWork:
     def n_seen(self) -> int:
         """Return how many genes were seen in any cell."""
         return int((self.folder / "seen.json").read_text(encoding="utf-8"))
+
+    def _refuse_changed(self, number: int) -> None:
+        path = self.files[number]
+        if stamp_of(path) != self.stamps[number]:
+            raise ValueError(
+                f"{path.name} changed since its work was planned; delete {self.folder.name} to start again"
+            )
 
     def _pass(self) -> Path:
         return self.folder / f"pass-{self.number}"
@@ -224,19 +241,3 @@ def _known(block: Any, columns: np.ndarray, *, undo_log: bool) -> tuple[Any, ...
     from geneformer_grn.cells.known_counts import known_counts
 
     return known_counts(block, columns, threads=n_cores(), undo_log=undo_log)
-
-
-def _size(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _digest(path: Path) -> str:
-    """Return the sha256 of a file, or of the names and hashes of a folder's files."""
-    if path.is_file():
-        return sha256_file(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    lines = [f"{sha256_file(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

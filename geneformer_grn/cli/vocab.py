@@ -58,7 +58,7 @@ def build(
         typer.Option(
             "--part",
             metavar="I/N",
-            help="Do every N-th file of the present pass and leave: for many machines.",
+            help="Do share I of N, from 0, of the present pass's files and leave: for many machines.",
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -71,6 +71,7 @@ def build(
 
         from geneformer_grn._runtime import logger, staged_folder
         from geneformer_grn.cells.reading import ReadSettings
+        from geneformer_grn.cells.stamps import parse_share
         from geneformer_grn.cells.vocabulary_build import VocabularySettings, build_part, build_vocabulary
 
         read = ReadSettings(
@@ -92,7 +93,7 @@ def build(
         )
         work = out.with_name(f"{out.name}.unfinished")
         if part is not None:
-            state = build_part(files, settings, work=work, part=_part(part))
+            state = build_part(files, settings, work=work, part=parse_share(part, "--part"))
             logger.info(
                 "pass %s: %s of %s files; %s", state["pass"], state["n_done"], state["n_files"],
                 "finish it without --part" if state["finished"] else "not finished yet",
@@ -119,10 +120,3 @@ def build(
             "fingerprint": vocabulary.fingerprint,
             "seed": seed,
         }
-
-
-def _part(text: str) -> tuple[int, int]:
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal()):
-        raise ValueError(f"part {text!r} is none; use I/N such as 3/16")
-    return int(index), int(count)

@@ -1,6 +1,7 @@
 """The vocabulary made of count files, against numpy.median on dense matrices; resuming, sharing the work."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -213,7 +214,7 @@ def test_machines_share_the_files_of_a_pass(two_files, tmp_path, monkeypatch, n_
     settings, work = VocabularySettings(min_cells=2), tmp_path / "work"
     states: list[dict] = []
     while not (states and states[-1]["finished"]):
-        shares = [(index, n_parts) for index in range(n_parts, 0, -1)]
+        shares = [(index, n_parts) for index in reversed(range(n_parts))]
         states += [
             build_part(two_files[0], settings, work=work, part=share, most_values=0) for share in shares
         ]
@@ -232,18 +233,54 @@ def build_vocabulary_again(files, settings, monkeypatch) -> str:
 
 def test_a_work_folder_is_for_one_build_only(two_files, tmp_path):
     files, work = two_files[0], tmp_path / "work"
-    build_part(files, VocabularySettings(min_cells=2), work=work, part=(1, 2))
+    build_part(files, VocabularySettings(min_cells=2), work=work, part=(0, 2))
     with pytest.raises(
         ValueError, match=r"work holds an unfinished build with other settings; give the same"
     ):
         build_vocabulary(files, VocabularySettings(min_cells=3), work=work)
     with pytest.raises(ValueError, match="with other files"):
         build_vocabulary(files[:1], VocabularySettings(min_cells=2), work=work)
-    for part in ((0, 2), (3, 2)):
-        with pytest.raises(ValueError, match="is none; use 1/2 to 2/2"):
+    for part in ((-1, 2), (2, 2)):
+        with pytest.raises(ValueError, match="does not exist; shares are numbered from 0 to 1"):
             build_part(files, VocabularySettings(min_cells=2), work=work, part=part)
     assert str(tmp_path) not in (work / "plan.json").read_text()
     assert json.loads((work / "pass-1" / "00000.json").read_text())["name"] == "first.h5ad"
+
+
+def change_in_place(path: Path) -> None:
+    """Change a file, not its size."""
+    state = path.stat()
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize("most_values", [0, 10**6])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_file_that_changed_since_the_plan_is_refused(two_files, tmp_path, number, most_values):
+    files, work = two_files[0], tmp_path / "work"
+    settings = VocabularySettings(min_cells=2)
+    build_part(files, settings, work=work, part=(0, 2), most_values=most_values)
+    change_in_place(files[number])
+    told = rf"{files[number].name} changed since its work was planned; delete work to start again"
+    with pytest.raises(ValueError, match=told):
+        build_vocabulary(files, settings, work=work, most_values=most_values)
+    with pytest.raises(ValueError, match=told):
+        build_part(files, settings, work=work, part=(1, 2), most_values=most_values)
+    assert not list(work.glob("*/00001.*"))
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_no_answer(two_files, tmp_path, monkeypatch):
+    files, work = two_files[0], tmp_path / "work"
+    read = vocabulary_work._tally_file
+
+    def changing(path, *arguments):
+        report = read(path, *arguments)
+        change_in_place(path)
+        return report
+
+    monkeypatch.setattr(vocabulary_work, "_tally_file", changing)
+    with pytest.raises(ValueError, match=r"first\.h5ad changed since its work was planned"):
+        build_vocabulary(files, VocabularySettings(min_cells=2), work=work)
+    assert not list(work.glob("*/0*"))
 
 
 def test_repeated_ids_are_summed_with_a_warning_or_refused(tmp_path, genes, caplog):

@@ -56,8 +56,8 @@ def test_vocab_build_writes_a_vocabulary(cells, tmp_path, monkeypatch, capsys):
         ({"--setting": "v9"}, "setting 'v9' is unknown"),
         ({"--min-cells": "31"}, "lower --min-cells"),
         ({"--biotype": "gene"}, "unknown biotype"),
-        ({"--part": "3"}, "part '3' is none"),
-        ({"--part": "3/2"}, "part 3/2 is none"),
+        ({"--part": "3"}, "--part '3' is not I/N"),
+        ({"--part": "2/2"}, "share 2 of 2 does not exist; shares are numbered from 0 to 1"),
         ({"--species": "rat"}, "species 'rat' is unknown"),
         ({"--gene-column": "names"}, "no column 'names'"),
     ],
@@ -88,7 +88,7 @@ def test_parts_are_done_one_by_one_and_finished_without(cells, tmp_path, monkeyp
     second.X = second.X * 2
     second.write_h5ad(other)
     files = [cells, other.parent]  # a folder stands for its files
-    for part, n_done in (("2/2", 1), ("2/2", 1), ("1/2", 2)):
+    for part, n_done in (("1/2", 1), ("1/2", 1), ("0/2", 2)):
         code = run(monkeypatch, "vocab", "build", *files, "--out", out, "--part", part, "--quiet", "--json")
         summary = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert (code, summary["n_done"], summary["n_files"]) == (0, n_done, 2)
@@ -100,6 +100,27 @@ def test_parts_are_done_one_by_one_and_finished_without(cells, tmp_path, monkeyp
     assert not (tmp_path / "vocabulary.unfinished").exists()
     assert run(monkeypatch, "vocab", "build", *files, "--out", tmp_path / "alone", "--quiet", "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["fingerprint"] == shared["fingerprint"]
+
+
+def test_a_file_that_changed_between_parts_is_refused(cells, tmp_path, monkeypatch, capsys):
+    import os
+    import shutil
+
+    other = tmp_path / "other.h5ad"
+    shutil.copy(cells, other)
+    call = ("vocab", "build", cells, other, "--out", tmp_path / "vocabulary", "--quiet")
+    assert run(monkeypatch, *call, "--part", "0/2") == 0
+    state = cells.stat()
+    content = bytearray(cells.read_bytes())
+    content[-1] ^= 1
+    cells.write_bytes(content)
+    os.utime(cells, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert cells.stat().st_size == state.st_size
+    capsys.readouterr()
+    assert run(monkeypatch, *call) == 2
+    told = capsys.readouterr().err
+    assert "cells.h5ad changed since its work was planned; delete vocabulary.unfinished" in told
+    assert not (tmp_path / "vocabulary").exists()
 
 
 def test_a_file_in_the_way_is_refused_before_the_work(cells, tmp_path, monkeypatch, capsys):
