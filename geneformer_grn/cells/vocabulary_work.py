@@ -97,7 +97,7 @@ class VocabularyWork:
                     f"{folder.name} holds an unfinished build with other {' and '.join(other)}; give the "
                     "same files and options to go on with it, or delete that folder to start again"
                 )
-            state.stamps = known.get("stamps", [[]] * len(paths))
+            state.stamps = known["stamps"]
             for number in range(len(paths)):
                 state._refuse_changed(number)
         else:
