@@ -114,13 +114,13 @@ def _tenx_or_not(path: Path, groups: list) -> str:
 
 
 def find_files(paths: Sequence[Path | str]) -> list[Path]:
-    """Return the count files that paths stand for: a folder stands for those in it, by name, sorted.
+    """Return the count files that paths stand for: a folder stands for those in and below it, sorted by path.
 
     Parameters
     ----------
     paths
-        Files and folders. A zarr store, or a folder with one ``matrix.mtx``, is itself a file; such folders
-        are also found one level below a folder.
+        Files and folders. A zarr store, or a folder with one ``matrix.mtx``, is itself a file, and is not
+        looked into. Hidden files and folders are left out.
 
     Returns
     -------
@@ -152,14 +152,19 @@ def _is_one_file(folder: Path) -> bool:
         return False
 
 
-def _files_in(folder: Path) -> list[Path]:
+def _files_in(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    place = folder.resolve()
+    if place in above:  # a link to a folder that it lies in
+        return []
     files = []
     several = set(matrix_files(folder))
     for entry in sorted(folder.iterdir()):
-        if entry.name.lower().startswith(_NO_COUNTS):
-            continue
+        name = entry.name.lower()
         if entry.is_dir():
-            files += [entry] if _is_one_file(entry) else matrix_files(entry)
-        elif entry in several or (entry.name.lower().endswith(_SUFFIXES) and not is_mtx_table(entry)):
+            if not name.startswith("."):
+                files += [entry] if _is_one_file(entry) else _files_in(entry, (*above, place))
+        elif name.startswith(_NO_COUNTS):
+            continue
+        elif entry in several or (name.endswith(_SUFFIXES) and not is_mtx_table(entry)):
             files.append(entry)
     return files

@@ -74,6 +74,28 @@ def test_a_folder_stands_for_its_files(cells, write, tmp_path):
     assert find_files([folder / "c.zarr"]) == [folder / "c.zarr"]
 
 
+@pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")
+def test_folders_below_are_searched(cells, write, tmp_path):
+    folder = tmp_path / "in"
+    for name in ("GSE1/GSM1", "GSE1/GSM2", "licensed/deep/deeper", ".snapshots"):
+        (folder / name).mkdir(parents=True)
+    write.text(folder / "b.csv")
+    write.mtx(folder / "GSE1" / "GSM1" / "filtered")
+    (folder / "GSE1" / "GSM1" / "filtered" / "more").mkdir()
+    write.text(folder / "GSE1" / "GSM1" / "filtered" / "more" / "inside.csv")
+    write.text(folder / "GSE1" / "GSM2" / "a.tsv", delimiter="\t")
+    cells.write_zarr(folder / "licensed" / "deep" / "c.zarr")
+    write.text(folder / "licensed" / "deep" / "c.zarr" / "X" / "inside.csv")
+    write.tenx_v3(folder / "licensed" / "deep" / "deeper" / "d.h5")
+    write.text(folder / ".snapshots" / "b.csv")
+    (folder / "GSE1" / "back").symlink_to(folder)  # would never end
+    wanted = [
+        "GSE1/GSM1/filtered", "GSE1/GSM2/a.tsv", "b.csv", "licensed/deep/c.zarr",
+        "licensed/deep/deeper/d.h5",
+    ]  # fmt: skip
+    assert find_files([folder]) == [folder / name for name in wanted] == sorted(find_files([folder]))
+
+
 def test_several_samples_in_one_folder(write, tmp_path):
     write.mtx(tmp_path / "in", prefix="GSM1_")
     assert find_files([tmp_path / "in"]) == [tmp_path / "in"]
