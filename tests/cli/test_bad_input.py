@@ -489,6 +489,14 @@ def _(folder, adata):
     return [path]
 
 
+@case("a zarr store that lacks chunks", "1 of 1 chunks of its data are missing")
+def _(folder, adata):
+    adata.write_zarr(folder / "cells.zarr")
+    (chunk,) = [path for path in (folder / "cells.zarr" / "X" / "data").rglob("0") if path.is_file()]
+    chunk.unlink()
+    return [folder / "cells.zarr"]
+
+
 @case("a file of a newer anndata", "it needs a newer anndata")
 def _(folder, adata):
     path = written(adata, folder)

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from geneformer_grn._runtime import raised_on_purpose
+from geneformer_grn.cells.formats.chunks import check_chunks, dense_matrix
 from geneformer_grn.cells.formats.matrices import DenseRows, SparseRows, StoredMatrix, as_csr
 from geneformer_grn.cells.formats.transpose import sparse_columns
 from geneformer_grn.cells.source import NOT_STATED, CountSource
@@ -169,12 +170,12 @@ def stored_matrix(node: Any, what: str, resources: ExitStack) -> StoredMatrix:
     what
         What messages call it.
     resources
-        Closes the temporary files of a matrix stored by column.
+        Closes the temporary files of a matrix stored by column, or dense in tall chunks.
 
     Raises
     ------
     ValueError
-        Its encoding is unknown, or its parts do not fit together.
+        Its encoding is unknown, its parts do not fit together, or chunks of it are missing.
     """
     attributes = _attributes(node)
     encoding = attributes.get("encoding-type") or attributes.get("h5sparse_format") or "array"
@@ -188,17 +189,16 @@ def stored_matrix(node: Any, what: str, resources: ExitStack) -> StoredMatrix:
             raise ValueError(f"{what} is damaged: {' and '.join(missing)} missing")
         arrays = (node["data"], node["indices"], node["indptr"])
         size = (int(shape[0]), int(shape[1]))
-        if encoding.startswith("csr"):
+        by_row = encoding.startswith("csr")
+        check_chunks(*arrays, shape=size if by_row else size[::-1], what=what)
+        if by_row:
             return SparseRows(*arrays, shape=size, what=what)
         return sparse_columns(*arrays, shape=size, what=what, resources=resources)
     if encoding != "array" or not hasattr(node, "dtype"):
         raise ValueError(f"{what} is stored as {encoding!r}: the file {NEWER_ANNDATA}")
     if len(node.shape) != 2:
         raise ValueError(f"{what} has {len(node.shape)} dimensions; cells × genes are needed")
-    return DenseRows(
-        lambda start, stop: np.asarray(node[start:stop]),
-        shape=node.shape, dtype=node.dtype, what=what, step=node.chunks[0] if node.chunks else 1,
-    )  # fmt: skip
+    return dense_matrix(node, what, resources)
 
 
 def _read_table(group: Any, key: str) -> pd.DataFrame:

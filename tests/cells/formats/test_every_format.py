@@ -127,9 +127,9 @@ def test_zarr(zipped, cells, counts, tmp_path):
 
 
 def test_loom_with_wide_chunks_is_put_in_order(write, counts, tmp_path, monkeypatch, small_lots):
-    from geneformer_grn.cells.formats import loom
+    from geneformer_grn.cells.formats import chunks
 
-    monkeypatch.setattr(loom, "SLICE_VALUES", 100)
+    monkeypatch.setattr(chunks, "SLICE_VALUES", 100)
     with open_source(write.loom(tmp_path / "a.loom", chunks=(8, 45))) as source:
         assert not source.matrix.seekable
         check(source, counts)
