@@ -125,3 +125,38 @@ def test_cells_from_arrays(data_path, tmp_path):
     np.save(tmp_path / "input_ids.npy", np.full(10, 65_000, dtype=np.uint16))
     with pytest.raises(ValueError, match="below 25,426"):
         data_path.open_cells(corpus=None, arrays=tmp_path, setting="v1", n_cells=0, seed=0)
+
+
+@pytest.fixture
+def recipes(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    return pytest.importorskip("recipes")
+
+
+def test_differences_within_the_noise_are_none(recipes):
+    losses = {
+        "baseline": {0: 8.0, 1: 8.2, 2: 8.1},
+        "good": {0: 7.7, 1: 7.9, 2: 7.8},
+        "same": {1: 8.1},
+        "bad": {0: 9.0},
+    }
+    rows = [
+        {"name": name, "seed": seed, "validation_loss": loss}
+        for name, by_seed in losses.items()
+        for seed, loss in by_seed.items()
+    ]
+    found = recipes.summarise(rows)
+    assert found["baseline_sd_nats"] == pytest.approx(0.1)
+    assert {name: variant["verdict"] for name, variant in found["variants"].items()} == {
+        "good": "better", "same": "no difference measured", "bad": "worse",
+    }  # fmt: skip
+    assert found["variants"]["good"]["nats_over_baseline"] == pytest.approx(-0.3)
+    assert found["variants"]["good"]["noise_nats"] == pytest.approx(2 * 0.1 * (2 / 3) ** 0.5)
+    assert found["variants"]["same"]["noise_nats"] == pytest.approx(2 * 0.1 * 2**0.5)
+
+
+def test_rows_of_other_conditions_are_refused(recipes, tmp_path):
+    assert recipes.read(tmp_path / "new.json", {"tokens": 5})["rows"] == []
+    (tmp_path / "old.json").write_text('{"conditions": {"tokens": 4}, "rows": []}')
+    with pytest.raises(SystemExit, match="other conditions"):
+        recipes.read(tmp_path / "old.json", {"tokens": 5})
