@@ -21,7 +21,7 @@ from geneformer_grn.cells.filters import ChosenRows, choose_rows
 from geneformer_grn.cells.judging import refuse_impossible, refuse_normalised, stored_values
 from geneformer_grn.cells.matching import map_identifiers
 from geneformer_grn.cells.opening import open_source
-from geneformer_grn.cells.reading import ReadSettings, lost_share, refuse_empty
+from geneformer_grn.cells.reading import ReadSettings, lost_share, refuse_empty, warn_lost
 from geneformer_grn.cells.source import CountSource
 from geneformer_grn.genes.mapping import GeneMapping
 from geneformer_grn.genes.vocabulary import GeneVocabulary
@@ -248,7 +248,8 @@ def _judge_cells(found: Validation, tally: Tally, *, mapping: GeneMapping | None
     total, known = float(tally.totals.sum()), float(tally.known.sum())
     found.genes["share_counts_lost"] = 1.0 - known / total if total > 0 else 0.0
     with found.refusals("name its identifiers by --gene-column, or another vocabulary by --model"):
-        lost_share(found.name, mapping.report, total=total, known=known)
+        lost = lost_share(found.name, mapping.report, total=total, known=known)
+        warn_lost(found.name, mapping.report, lost)
     n_cells, n_empty = len(tally.lengths), int((tally.lengths == 0).sum())
     if n_empty == n_cells:
         with found.refusals():
