@@ -32,7 +32,7 @@ def test_tokenise(run):
     result = run("tokenise", "--cells", "30")
     assert {"device", "versions", "conditions", "rows", "ratios"} <= set(result)
     assert set(result["device"]) == {"cpu", "cores"}
-    assert result["conditions"]["threads"] == 1
+    assert result["conditions"]["processes"] == 1
     assert result["conditions"]["ties_a_cell_mean"] > 0  # else equal tokens would say nothing about ties
     assert 1_500 < result["conditions"]["genes_a_cell_mean"] < 2_500
     repetitions = result["conditions"]["repetitions"]
