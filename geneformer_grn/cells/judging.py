@@ -64,19 +64,24 @@ def refuse_normalised(source: CountSource, values: StoredValues, what: str) -> N
         Always.
     """
     kind = "log-normalised" if values.maximum < LARGEST_LOG1P else "normalised"
+    place, option = next(iter(counts_elsewhere(source).items()), ("", ""))
+    hint = f" Raw counts seem to be in {place}: {option}." if place else ""
     raise ValueError(
         f"{what} holds fractions (first {values.first_fraction:.4g}, largest {values.maximum:.4g}) and "
-        f"looks {kind}; raw counts are needed.{_counts_elsewhere(source)} Without them, pass "
+        f"looks {kind}; raw counts are needed.{hint} Without them, pass "
         "--allow-normalised: the order of a cell's genes mostly survives"
     )
 
 
-def _counts_elsewhere(source: CountSource) -> str:
-    """Return the sentence that says where raw counts seem to be instead, or nothing."""
+def counts_elsewhere(source: CountSource) -> dict[str, str]:
+    """Return which other matrices of the file seem to hold raw counts, and the option that chooses each."""
+    places: dict[str, str] = {}
     for place, option, sample in source.elsewhere():
-        found = sample()  # a sample is enough for a hint
-        values = stored_values(found)
+        try:
+            values = stored_values(sample())  # a sample is enough for a hint
+        except ValueError:  # that one is damaged, and not what was asked for
+            continue
         whole = values.first_fraction is None and values.n_not_finite == 0
-        if whole and values.minimum >= 0 and values.maximum > 1:  # ones alone are marks
-            return f" Raw counts seem to be in {place}: {option}."
-    return ""
+        if whole and values.minimum >= 0 and values.maximum > 1:  # zeros and ones are marks, not counts
+            places[place] = option
+    return places

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from geneformer_grn._runtime import logger
-from geneformer_grn.genes.mapping import GeneMapping, Species, map_genes
+from geneformer_grn.genes.mapping import GeneMapping, Species, WholeTable, map_genes
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 ENSEMBL_ID = r"ENS[A-Z]{0,4}G\d{6,}(\.\d+)?(_PAR_Y)?"
@@ -31,7 +31,7 @@ _MOUSE_SYMBOL = r"[A-Z][a-z0-9.-]*[a-z][a-z0-9.-]*"
 
 def map_identifiers(
     var: pd.DataFrame,
-    vocabulary: GeneVocabulary,
+    vocabulary: GeneVocabulary | WholeTable,
     *,
     gene_column: str | None = None,
     sum_duplicates: bool = False,

@@ -1,13 +1,11 @@
-"""Open a count file: find the matrix and the gene identifiers in it, and refuse what cannot be counts.
+"""Open a count file of any format, for reading in blocks or as an AnnData in memory.
 
-A file is judged by its content, not by its names: the identifiers are looked for where they usually are, the
-counts are checked value by value. The price is one pass over the values; what it buys is that nothing wrong
-reaches a model in silence.
+What a file is, its content says and not its name. ``formats/`` knows the formats, ``judging.py`` what can be
+counts, ``matching.py`` where gene identifiers are.
 """
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,7 +125,8 @@ def read_h5ad(path: Path | str) -> AnnData:
         raise ValueError(f"{path} is a folder; an .h5ad file is needed")
     import anndata
     import h5py
-    from anndata._io.specs.registry import IORegistryError
+
+    from geneformer_grn.cells.formats.h5ad import explained
 
     try:
         with path.open("rb"), h5py.File(path, "r") as handle:
@@ -143,17 +142,5 @@ def read_h5ad(path: Path | str) -> AnnData:
             "Read it with the tool that made it (10x files: scanpy.read_10x_h5) and write it with "
             "AnnData.write_h5ad"
         )
-    try:
-        with warnings.catch_warnings():
-            # Repeated names and old file layouts are judged by us, with what to do about them.
-            warnings.simplefilter("ignore", UserWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            return anndata.read_h5ad(path)
-    except IORegistryError as error:
-        raise ValueError(
-            f"{path} holds something that the anndata installed here cannot read; it needs a newer anndata "
-            "(upgrade it, or write the file again with an older one)"
-        ) from error
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path} cannot be read as .h5ad; it is probably damaged: {reason}") from error
+    with explained(path, ".h5ad"):
+        return anndata.read_h5ad(path)

@@ -28,7 +28,7 @@ from geneformer_grn.cells.matching import map_identifiers
 from geneformer_grn.cells.opening import open_source
 from geneformer_grn.cells.row_ranges import StoredValues
 from geneformer_grn.cells.source import CountSource
-from geneformer_grn.genes.mapping import GeneMapping, Species
+from geneformer_grn.genes.mapping import GeneMapping, Species, WholeTable
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class OpenedCounts:
 
 def open_counts(
     source: Path | str | AnnData,
-    vocabulary: GeneVocabulary,
+    vocabulary: GeneVocabulary | WholeTable,
     settings: ReadSettings | None = None,
     *,
     n_cells: int | None = None,

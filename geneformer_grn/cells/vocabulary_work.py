@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from geneformer_grn.genes.table import load_gene_table
 
 if TYPE_CHECKING:
     from geneformer_grn.cells.vocabulary_build import VocabularySettings
-    from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 _MOST_COLUMNS = 1 << 16  # known genes that are looked at together
 
@@ -205,7 +204,7 @@ class VocabularyWork:
 
 def _tally_file(path: Path, settings: VocabularySettings, tally: Tally) -> dict[str, Any]:
     """Read a file's counts of all genes of the table into `tally`; return what its provenance says."""
-    table = cast("GeneVocabulary", WholeTable(settings.setting))
+    table = WholeTable(settings.setting)
     n_cells = n_empty = 0
     total = known = 0.0
     with open_counts(path, table, replace(settings.read, drop_empty=True)) as opened:

@@ -129,18 +129,6 @@ def _mapped(
     return mapping
 
 
-def map_to_table(identifiers: Sequence[str], *, species: Species = "human") -> GeneMapping:
-    """Map identifiers to places in the package's gene table: :func:`map_genes` with a :class:`WholeTable`.
-
-    Examples
-    --------
-    >>> places = map_to_table(["CD74", "OCT4", "unknown"]).tokens
-    >>> [list(load_gene_table().symbol_of)[place] for place in places[places >= 0]]
-    ['ENSG00000019582', 'ENSG00000204531']
-    """
-    return map_genes(identifiers, WholeTable(), species=species)
-
-
 def _resolve(
     identifiers: Sequence[str], number_of: dict[str, int], species: Species, *, own_names: bool
 ) -> GeneMapping:

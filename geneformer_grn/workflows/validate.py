@@ -18,7 +18,7 @@ import pandas as pd
 
 from geneformer_grn._runtime import logger
 from geneformer_grn.cells.filters import ChosenRows, choose_rows
-from geneformer_grn.cells.judging import refuse_impossible, refuse_normalised, stored_values
+from geneformer_grn.cells.judging import counts_elsewhere, refuse_impossible, refuse_normalised
 from geneformer_grn.cells.matching import map_identifiers
 from geneformer_grn.cells.opening import open_source
 from geneformer_grn.cells.reading import ReadSettings, lost_share, refuse_empty, warn_lost
@@ -202,24 +202,13 @@ def _check_totals(found: Validation, values: pd.Series, rows: np.ndarray, column
         found.problems.append(Finding(what, "name another column by --counts-column, or repair it"))
 
 
-def _counts_elsewhere(source: CountSource) -> dict[str, str | None]:
-    """Return which other matrices of the file seem to hold raw counts, and the layer to pass for each."""
-    places: dict[str, str | None] = {}
-    for place, option, sample in source.elsewhere():
-        try:
-            seen = stored_values(sample())
-        except ValueError:  # that one is damaged, and not what was asked for
-            continue
-        whole = seen.first_fraction is None and seen.n_not_finite == 0
-        if whole and seen.minimum >= 0 and seen.maximum > 1:  # zeros and ones are marks, not counts
-            places[place] = option.removeprefix("pass --layer ") if option.startswith("pass") else None
-    return places
-
-
 def _judge_values(found: Validation, source: CountSource, tally: Tally) -> None:
     """Say what the values are, and what is refused for them."""
     seen, what = tally.seen, f"{source.label} of {found.name}"
-    elsewhere = _counts_elsewhere(source)
+    elsewhere = {
+        place: option.removeprefix("pass --layer ") if option.startswith("pass") else None
+        for place, option in counts_elsewhere(source).items()
+    }
     found.values = ValueFacts(
         n_looked=tally.n_looked, n_nonzero=tally.n_nonzero, n_cells=len(tally.lengths), seen=seen,
         looks=looks_like(seen), totals=quartiles(tally.totals), elsewhere=elsewhere,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from geneformer_grn.genes.mapping import find_genes, lookup, map_genes, map_to_table
+from geneformer_grn.genes.mapping import WholeTable, find_genes, lookup, map_genes
 from geneformer_grn.genes.table import load_gene_table
 from geneformer_grn.genes.vocabulary import SPECIAL_TOKENS, GeneVocabulary
 
@@ -142,11 +142,13 @@ def test_several_names_of_one_gene_are_summed(identifiers, gene, aliases):
 def test_a_symbol_that_several_ids_carry_means_the_same_gene_every_time():
     table = load_gene_table()
     shared = sorted(table.ambiguous_of["human"])
-    places = map_to_table(shared).tokens
+    places = map_genes(shared, WholeTable()).tokens
     assert (places >= 0).all()
     assert [list(table.symbol_of)[place] for place in places] == [table.ensembl_of[name] for name in shared]
-    assert map_to_table(shared).report["n_ambiguous"] == len(shared)
-    assert map_to_table([*shared, table.ensembl_of[shared[0]]]).report["n_ambiguous"] == len(shared)
+    assert map_genes(shared, WholeTable()).report["n_ambiguous"] == len(shared)
+    assert map_genes([*shared, table.ensembl_of[shared[0]]], WholeTable()).report["n_ambiguous"] == len(
+        shared
+    )
 
 
 MOUSE_CD74, MOUSE_PLCXD1 = "ENSMUSG00000024610", "ENSMUSG00000064247"
@@ -184,20 +186,20 @@ def test_mouse_genes_are_reported():
 
 
 def test_mouse_symbols_of_several_genes_are_ambiguous():
-    assert map_to_table(["Nrg1", "Cd74"], species="mouse").report["n_ambiguous"] == 1
-    assert map_to_table(["Nrg1", "Cd74"]).report["n_ambiguous"] == 0
+    assert map_genes(["Nrg1", "Cd74"], WholeTable(), species="mouse").report["n_ambiguous"] == 1
+    assert map_genes(["Nrg1", "Cd74"], WholeTable()).report["n_ambiguous"] == 0
 
 
 @pytest.mark.parametrize("call", [lambda: map_genes([], make_vocabulary(), species="rat"),
-                                  lambda: map_to_table([], species="rat")])  # fmt: skip
+                                  lambda: map_genes([], WholeTable(), species="rat")])  # fmt: skip
 def test_other_species_are_refused(call):
     with pytest.raises(ValueError, match="species 'rat' is unknown; use human or mouse"):
         call()
 
 
-def test_map_to_table():
+def test_the_whole_table_in_a_vocabulary_s_place():
     table = load_gene_table()
-    mapping = map_to_table(["OCT4", f"{CD74}.2", "cd74", "nothing", "<pad>"])
+    mapping = map_genes(["OCT4", f"{CD74}.2", "cd74", "nothing", "<pad>"], WholeTable())
     assert mapping.tokens.dtype == np.int32
     genes = list(table.symbol_of)
     assert [genes[place] if place >= 0 else None for place in mapping.tokens] == [
@@ -210,8 +212,10 @@ def test_map_to_table():
     report = mapping.report
     assert (report["n_matched"], report["n_lost"], report["n_summed"]) == (3, 2, 1)
     # More genes than a vocabulary can hold.
-    assert map_to_table(genes).tokens.tolist() == list(range(78_902))
-    assert map_to_table(["Trp53"], species="mouse").tokens.tolist() == [genes.index(table.ensembl_of["TP53"])]
+    assert map_genes(genes, WholeTable()).tokens.tolist() == list(range(78_902))
+    assert map_genes(["Trp53"], WholeTable(), species="mouse").tokens.tolist() == [
+        genes.index(table.ensembl_of["TP53"])
+    ]
 
 
 def test_the_same_names_mean_other_tokens_in_another_vocabulary():
@@ -254,7 +258,7 @@ def test_every_gene_of_the_golden_cells_maps(golden_dir):
     var = anndata.read_h5ad(golden_dir / "pbmc400.h5ad", backed="r").var
     named = [str(gene) for gene in var["ensembl_id"]]
     # One of them is retired since; it stays retired where its name is ambiguous.
-    assert map_to_table(named).report["n_matched"] >= len(named) - 1
+    assert map_genes(named, WholeTable()).report["n_matched"] >= len(named) - 1
     for setting in ("v1", "v2"):
         vocabulary = import_dictionaries(golden_dir / "dictionaries", setting)
         mapping = map_genes(named, vocabulary)
