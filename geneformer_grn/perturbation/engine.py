@@ -19,9 +19,10 @@ from geneformer_grn._runtime import progress
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import Encoder
-from geneformer_grn.perturbation.passes import PassEncoder, chunks, make_tasks
+from geneformer_grn.perturbation.passes import PassEncoder
 from geneformer_grn.perturbation.readouts import GeneShifts
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
+from geneformer_grn.perturbation.tasks import chunks, make_tasks
 
 CELL_COLUMNS = ("cell_id", "gene", "kind", "group", "readout", "state", "cosine", "shift")
 GENE_SHIFT_COLUMNS = ("gene", "affected", "kind", "group", "shift", "n_cells")
