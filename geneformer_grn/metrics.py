@@ -66,3 +66,104 @@ def top_overlap(a: np.ndarray, b: np.ndarray, k: int) -> dict[str, float]:
         "fold": shared / k / expected,
         "jaccard": shared / (2 * k - shared),
     }
+
+
+def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the area under the receiver operating characteristic.
+
+    The probability that a true item scores above a false one, ties counting half (Hanley and McNeil 1982).
+
+    Parameters
+    ----------
+    labels
+        ``(n,)`` bool.
+    scores
+        ``(n,)`` numbers without NaN, larger is more likely true.
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN where all labels are alike.
+    """
+    from scipy.stats import rankdata
+
+    labels = _checked(labels, scores)
+    n_true = int(labels.sum())
+    n_false = len(labels) - n_true
+    if n_true == 0 or n_false == 0:
+        return float("nan")
+    above = rankdata(scores)[labels].sum() - n_true * (n_true + 1) / 2
+    return float(above / (n_true * n_false))
+
+
+def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the area under the precision-recall curve, as average precision.
+
+    The sum over thresholds of precision times the recall gained there, without interpolation; tied items pass
+    a threshold together (as in scikit-learn). Parameters as in `auroc`.
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN without a true label. Its value by chance is the share of true labels.
+    """
+    labels = _checked(labels, scores)
+    if not labels.any():
+        return float("nan")
+    n_found, n_taken = _at_thresholds(labels, scores)
+    gained = np.diff(n_found, prepend=0)
+    return float(gained @ (n_found / n_taken) / n_found[-1])
+
+
+def precision_at(labels: np.ndarray, scores: np.ndarray, k: int) -> float:
+    """Return the share of true items among the `k` highest scores.
+
+    Items tied at the cut count by their expected number: that of a random order among them. Parameters as in
+    `auroc`.
+
+    Raises
+    ------
+    ValueError
+        `k` is not between 1 and n.
+    """
+    labels = _checked(labels, scores)
+    if not 1 <= k <= len(labels):
+        raise ValueError(f"cannot take the top {k:,} of {len(labels):,} items")
+    n_found, n_taken = _at_thresholds(labels, scores)
+    # between two thresholds the expected number found grows in proportion
+    return float(np.interp(k, np.append(0, n_taken), np.append(0, n_found)) / k)
+
+
+def early_precision_ratio(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return EPR: precision among as many items as are true, over the share of true items.
+
+    1 is chance. Parameters as in `auroc`; see `precision_at` for ties.
+
+    Returns
+    -------
+    float
+        NaN without a true label.
+
+    Notes
+    -----
+    Pratapa et al. (2020), Benchmarking algorithms for gene regulatory network inference, Nature Methods 17.
+    """
+    labels = _checked(labels, scores)
+    n_true = int(labels.sum())
+    return precision_at(labels, scores, n_true) / (n_true / len(labels)) if n_true else float("nan")
+
+
+def _checked(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    if len(labels) != len(scores):
+        raise ValueError(f"a ranking needs a score per label; got {len(labels):,} and {len(scores):,}")
+    if np.isnan(scores).any():
+        raise ValueError("a ranking cannot place scores that are NaN; give missing ones the lowest score")
+    return np.asarray(labels, dtype=bool)
+
+
+def _at_thresholds(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many true items, and how many items, score at least each distinct score, descending."""
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    ranked = np.asarray(scores)[order]
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    return np.cumsum(labels[order])[ends], ends + 1
