@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,8 @@ from geneformer_grn.perturbation.edits import require_kind
 
 Pooling = Literal["mean", "cls"]
 
-READOUTS = ("cell", "state", "genes")
+READOUTS = ("cell", "state", "genes", "expression")
+_MOST_MASKED = 0.5  # beyond that, more of a cell is hidden than shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +32,14 @@ class PerturbSettings:
     token_budget
         Tokens in one packed batch.
     readouts
-        Of ``cell``, ``state`` (needs states) and ``genes``.
+        Of ``cell``, ``state`` (needs states), ``genes`` and ``expression``.
     quartiles
         How far the kinds ``inhibit`` and ``activate`` move a gene, 1 to 3.
+    masked_share
+        For the readout ``expression``, at most about which share of a cell's genes is masked at a time; above
+        0 and at most 0.5. It sets the price, see `n_folds`.
+    fold_seed
+        For the readout ``expression``, which genes are masked together.
     """
 
     encoder_layer: int = -1
@@ -40,6 +47,8 @@ class PerturbSettings:
     token_budget: int = 16384
     readouts: tuple[str, ...] = ("cell",)
     quartiles: int = 1
+    masked_share: float = 0.15
+    fold_seed: int = 0
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.readouts if name not in READOUTS]
@@ -49,6 +58,19 @@ class PerturbSettings:
             raise ValueError(f"pooling {self.pooling!r} is unknown; use mean or cls")
         if self.quartiles not in {1, 2, 3}:
             raise ValueError(f"a gene is moved by 1, 2 or 3 quartiles, not by {self.quartiles}")
+        if not 0.0 < self.masked_share <= _MOST_MASKED:
+            raise ValueError(
+                f"masked_share must be above 0 and at most {_MOST_MASKED}, got {self.masked_share}; a usual "
+                "share in training is 0.15"
+            )
+
+    @property
+    def n_folds(self) -> int:
+        """Passes in which each gene of a cell is masked once, for the readout ``expression``.
+
+        A (perturbation, cell) costs that many and about one more, a cell as many once.
+        """
+        return math.ceil(1.0 / self.masked_share - 1e-9)
 
     def pooling_for(self, vocabulary: GeneVocabulary) -> Pooling:
         """Return the pooling in effect for `vocabulary`.

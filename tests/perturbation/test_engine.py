@@ -208,8 +208,8 @@ def test_null_requests_enter_no_gene_shift(tiny_encoder, ranked):
 
 
 def test_wrong_settings_are_refused(tiny_encoder, ranked):
-    with pytest.raises(ValueError, match="cell, state, genes"):
-        PerturbSettings(readouts=("expression",))
+    with pytest.raises(ValueError, match="cell, state, genes, expression"):
+        PerturbSettings(readouts=("edges",))
     with pytest.raises(ValueError, match="mean or cls"):
         PerturbSettings(pooling="max")
     with pytest.raises(ValueError, match="1, 2 or 3 quartiles, not by 4"):
