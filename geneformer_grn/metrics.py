@@ -96,6 +96,36 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(above / (n_true * n_false))
 
 
+def shares_beaten(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the share of `others` that each item scores above, ties counting half.
+
+    The mean is the area under the receiver operating characteristic, of items among others (`auroc`): its
+    contributions, item by item, are what a bootstrap over items draws from.
+
+    Parameters
+    ----------
+    scores
+        ``(m,)`` numbers without NaN.
+    others
+        ``(k,)`` scores that all items are compared with, or ``(m, k)`` those of each item's own rivals.
+
+    Returns
+    -------
+    ``(m,)`` float64 in [0, 1]; NaN where there is nothing to beat.
+    """
+    scores, others = np.asarray(scores), np.asarray(others)
+    if np.isnan(scores).any() or np.isnan(others).any():
+        raise ValueError("scores that are NaN beat nothing; leave their items out")
+    if others.shape[-1] == 0:
+        return np.full(len(scores), np.nan)
+    if others.ndim == 2:
+        own = scores[:, None]
+        return np.asarray(((own > others) + 0.5 * (own == others)).mean(axis=1))
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, scores, side="left") + np.searchsorted(ordered, scores, side="right")
+    return np.asarray(below / (2 * len(others)))
+
+
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> float:
     """Return the area under the precision-recall curve, as average precision.
 

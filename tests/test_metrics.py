@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from geneformer_grn.metrics import spearman, top_overlap
+from geneformer_grn.metrics import shares_beaten, spearman, top_overlap
 
 
 def test_spearman_equals_scipy_with_ties():
@@ -37,3 +37,20 @@ def test_top_overlap_refuses_impossible_sizes():
         top_overlap(np.ones(5), np.ones(5), 6)
     with pytest.raises(ValueError, match="same items"):
         top_overlap(np.ones(5), np.ones(4), 2)
+
+
+def test_shares_beaten_average_to_scikit_learns_auroc():
+    from sklearn.metrics import roc_auc_score
+
+    generator = np.random.default_rng(2)
+    scores = generator.integers(0, 6, 80).astype(float)  # ties
+    labels = generator.random(80) < 0.3
+    shares = shares_beaten(scores[labels], scores[~labels])
+    assert shares.mean() == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    own = np.tile(scores[~labels], (labels.sum(), 1))
+    np.testing.assert_allclose(shares_beaten(scores[labels], own), shares, atol=1e-12)
+    rivals = np.array([[0.0, 2.0], [2.0, 3.0], [5.0, 5.0]])
+    assert shares_beaten(np.array([1.0, 2.0, 3.0]), rivals).tolist() == [0.5, 0.25, 0.0]
+    assert np.isnan(shares_beaten(np.ones(2), np.empty(0))).all()
+    with pytest.raises(ValueError, match="NaN"):
+        shares_beaten(np.array([np.nan]), np.ones(2))
