@@ -22,25 +22,24 @@ import pandas as pd
 from geneformer_grn._runtime import logger
 from geneformer_grn.cells.counts import CellCounts
 from geneformer_grn.cells.ranking import RankedCells
+from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import Encoder
-from geneformer_grn.perturbation.engine import CELL_COLUMNS, Perturbed, perturb_cells, set_names
+from geneformer_grn.perturbation.effects_table import (
+    EFFECT_COLUMNS,
+    Reader,
+    effects_table,
+    reader_of,
+)
+from geneformer_grn.perturbation.engine import CELL_COLUMNS, perturb_cells, set_names
 from geneformer_grn.perturbation.matching import GroupRanks, rank_groups
 from geneformer_grn.perturbation.requests import PerturbSettings
 from geneformer_grn.perturbation.screen import PerturbationPlan, Screen, plan_screen
 from geneformer_grn.report.words import effects_sentence
-from geneformer_grn.statistics import (
-    benjamini_hochberg,
-    hierarchical_bootstrap,
-    matched_null_p,
-    without_trend,
-)
 
-EFFECT_COLUMNS = (
-    "gene", "kind", "group", "readout", "state", "shift", "n_cells", "ci_low", "ci_high",
-    "p_value", "q_value", "n_null", "null_mean", "null_low", "null_high",
-)  # fmt: skip
-_TREND_FROM = 20  # null genes: fewer cannot tell a trend in three traits from noise
-RESAMPLES = 2000  # enough for the outer quantiles that few donors ask for
+__all__ = [
+    "EFFECT_COLUMNS", "CellFacts", "PerturbationResult", "Prepared", "Reader", "effects_summary",
+    "effects_table", "prepare", "reader_of", "run_screen", "summarise",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,14 +72,137 @@ class PerturbationResult:
     gene_shifts
         One row per (perturbed, affected) pair and group, or None.
     facts
-        What was done: passes, cells per gene, null genes (asked for, and the fewest and most that a gene was
-        compared with), what they were matched on, pairs in which the cell lacked the gene.
+        What was done: passes, cells per gene, null genes (asked for, the fewest and the most that a gene was
+        compared with, and the share of genes that had as many as asked for), what they were matched on, pairs
+        in which the cell lacked the gene.
     """
 
     effects: pd.DataFrame
     cells: pd.DataFrame
     gene_shifts: pd.DataFrame | None
     facts: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A screen before its passes: all that turns shifts into effects, and no cells.
+
+    Parameters
+    ----------
+    plan
+        What was asked for.
+    sets
+        The tested gene sets, each once.
+    screen
+        The requests, tested and null.
+    names
+        ``(n_requests,)`` names of their gene sets: Ensembl IDs joined by ``+``.
+    traits
+        ``(n_requests, t)`` what null genes are matched on, the mean over the genes of a set.
+    donors
+        Donor of each row of the ranked cells, or None.
+    matched_on
+        The traits, in words.
+    """
+
+    plan: PerturbationPlan
+    sets: list[tuple[int, ...]]
+    screen: Screen
+    names: np.ndarray
+    traits: np.ndarray
+    donors: pd.Series | None
+    matched_on: str
+
+
+def prepare(
+    ranked: RankedCells,
+    groups: Sequence[object] | np.ndarray | pd.Series | None,
+    genes: Sequence[int | Sequence[int]],
+    vocabulary: GeneVocabulary,
+    plan: PerturbationPlan,
+    known: CellFacts | None = None,
+) -> Prepared:
+    """Decide which genes are perturbed in which cells, tested and null genes.
+
+    Parameters
+    ----------
+    ranked
+        The cells.
+    groups
+        ``(n,)`` labels, or None for one group ``all``; cells with a missing label are left out.
+    genes
+        Tokens; an inner sequence is a set perturbed together.
+    vocabulary
+        The vocabulary the cells were ranked with.
+    plan
+        Kind and size of the screen.
+    known
+        Counts and donors of the cells, where they are known.
+
+    Raises
+    ------
+    ValueError
+        No genes; labels, donors or counts that do not match the cells; a bound on passes too low.
+    """
+    known = known or CellFacts()
+    donors = None if known.donors is None else pd.Series(np.asarray(known.donors, dtype=object))
+    if donors is not None and len(donors) != len(ranked):
+        raise ValueError(f"{len(donors):,} donor labels were given for {len(ranked):,} cells")
+    sets = list(dict.fromkeys(_as_set(item) for item in genes))
+    if not sets:
+        raise ValueError("no gene to perturb")
+    ranks = rank_groups(ranked, groups, vocabulary, seed=plan.seed, counts=known.counts)
+    screen = plan_screen(ranks, sets, plan)
+    logger.info(
+        "%s of %d gene sets in %d groups: up to %d passes (%d cells per null gene, %d null genes per gene)",
+        plan.kind, len(sets), len(ranks), screen.n_passes, screen.cells_per_gene, screen.n_null,
+    )  # fmt: skip
+    return Prepared(
+        plan=plan,
+        sets=sets,
+        screen=screen,
+        names=set_names(screen.requests, vocabulary),
+        traits=_traits(screen, ranks),
+        donors=donors,
+        matched_on="rank, detection" + ("" if known.counts is None else ", expression"),
+    )
+
+
+def summarise(prepared: Prepared, read: Reader) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the effects of a screen after its passes, and what they were compared with.
+
+    Parameters
+    ----------
+    prepared
+        The screen.
+    read
+        Gives the shifts of some requests, rows of readouts that are no effects left out.
+
+    Returns
+    -------
+    tuple
+        `EFFECT_COLUMNS` (see `effects_table`); facts in single values: ``n_passes_planned``,
+        ``cells_per_gene``, ``n_null`` and ``matched_on``, and with null genes ``n_null_fewest``,
+        ``n_null_most`` and ``share_full_null``.
+    """
+    screen = prepared.screen
+    effects = effects_table(
+        screen, prepared.names, read, donors=prepared.donors, traits=prepared.traits, seed=prepared.plan.seed
+    )
+    facts = {
+        "n_passes_planned": screen.n_passes,
+        "cells_per_gene": screen.cells_per_gene,
+        "n_null": screen.n_null,
+        "matched_on": prepared.matched_on,
+        **_n_null_facts(effects, screen.n_null),
+    }
+    if "n_null_fewest" in facts:
+        logger.info(
+            "matched on %s; %.0f %% of genes were compared with %d null genes, every one with %d or more: "
+            "no p-value can be below %.2g", prepared.matched_on, 100 * facts["share_full_null"],
+            screen.n_null, facts["n_null_fewest"], 1 / (1 + facts["n_null_fewest"]),
+        )  # fmt: skip
+    return effects, facts
 
 
 def run_screen(
@@ -94,26 +216,18 @@ def run_screen(
     states: Mapping[str, np.ndarray] | None = None,
     known: CellFacts | None = None,
 ) -> PerturbationResult:
-    """Perturb genes in each group of cells, next to null genes that match them.
+    """Perturb genes in each group of cells, next to null genes that match them; all tables in memory.
 
     Parameters
     ----------
     encoder
         The model, with its vocabulary.
-    ranked
-        Cells ranked with that vocabulary.
-    groups
-        ``(n,)`` labels, or None for one group ``all``; cells with a missing label are left out.
-    genes
-        Tokens; an inner sequence is a set perturbed together.
-    plan
-        Kind and size of the screen.
+    ranked, groups, genes, plan, known
+        As in `prepare`; the cells ranked with the model's vocabulary.
     settings
         Layer, pooling, readouts.
     states
         Name -> ``(d,)`` mean embedding, for the readout ``state``.
-    known
-        Counts and donors of the cells, where they are known.
 
     Returns
     -------
@@ -122,66 +236,37 @@ def run_screen(
     Raises
     ------
     ValueError
-        No genes; labels, donors or counts that do not match the cells; a bound on passes too low; states
-        missing.
+        As in `prepare`; states missing.
 
     Examples
     --------
     >>> run_screen(encoder, ranked, None, find_genes(["CD74"], encoder.vocabulary)).effects  # doctest: +SKIP
     """
-    plan, settings = plan or PerturbationPlan(), settings or PerturbSettings()
-    known = known or CellFacts()
-    donors = None if known.donors is None else pd.Series(np.asarray(known.donors, dtype=object))
-    if donors is not None and len(donors) != len(ranked):
-        raise ValueError(f"{len(donors):,} donor labels were given for {len(ranked):,} cells")
-    sets = list(dict.fromkeys(_as_set(item) for item in genes))
-    if not sets:
-        raise ValueError("no gene to perturb")
-    ranks = rank_groups(ranked, groups, encoder.vocabulary, seed=plan.seed, counts=known.counts)
-    screen = plan_screen(ranks, sets, plan)
-    logger.info(
-        "%s of %d gene sets in %d groups: up to %d passes (%d cells per null gene, %d null genes per gene)",
-        plan.kind, len(sets), len(ranks), screen.n_passes, screen.cells_per_gene, screen.n_null,
-    )  # fmt: skip
-    found = perturb_cells(encoder, ranked, screen.requests, settings, states=states)
+    settings = settings or PerturbSettings()
+    prepared = prepare(ranked, groups, genes, encoder.vocabulary, plan or PerturbationPlan(), known)
+    requests = prepared.screen.requests
+    found = perturb_cells(encoder, ranked, requests, settings, states=states)
     cells = found.cells[found.cells["readout"].isin(settings.readouts)]
-    tested = np.array([not request.is_null for request in screen.requests], dtype=bool)
+    tested = np.array([not request.is_null for request in requests], dtype=bool)
     kept = cells.loc[tested[cells["request"].to_numpy()], list(CELL_COLUMNS)]
-    names = set_names(screen.requests, encoder.vocabulary)
-    effects = effects_table(
-        screen, names, cells, donors=donors, traits=_traits(screen, ranks), seed=plan.seed
-    )
-    matched_on = "rank, detection" + ("" if known.counts is None else ", expression")
-    n_null = _n_null_facts(effects, screen.n_null)
-    if n_null:
-        logger.info(
-            "matched on %s; every gene was compared with %d or more null genes, so that no p-value can be "
-            "below %.2g", matched_on, n_null["n_null_fewest"], 1 / (1 + n_null["n_null_fewest"]),
-        )  # fmt: skip
+    effects, facts = summarise(prepared, reader_of(cells))
     return PerturbationResult(
         effects=effects,
         cells=kept.reset_index(drop=True),
         gene_shifts=found.gene_shifts,
-        facts={**_facts(screen, found), **n_null, "matched_on": matched_on},
+        facts={"n_passes": found.n_passes, **facts, "n_pairs_without_gene": found.n_without_gene},
     )
 
 
-def _n_null_facts(effects: pd.DataFrame, asked: int) -> dict[str, int]:
-    """Return the fewest and the most null genes a tested gene was compared with; nothing without nulls."""
+def _n_null_facts(effects: pd.DataFrame, asked: int) -> dict[str, Any]:
+    """Return with how many null genes the tested genes were compared; nothing without nulls."""
     compared = effects.loc[effects["n_cells"] > 0, "n_null"]
     if asked == 0 or compared.empty:
         return {}
-    return {"n_null_fewest": int(compared.min()), "n_null_most": int(compared.max())}
-
-
-def _facts(screen: Screen, found: Perturbed) -> dict[str, Any]:
-    """Return how large the screen was in the end."""
     return {
-        "n_passes": found.n_passes,
-        "n_passes_planned": screen.n_passes,
-        "cells_per_gene": screen.cells_per_gene,
-        "n_null": screen.n_null,
-        "n_pairs_without_gene": found.n_without_gene,
+        "n_null_fewest": int(compared.min()),
+        "n_null_most": int(compared.max()),
+        "share_full_null": float((compared >= asked).mean()),
     }
 
 
@@ -189,85 +274,6 @@ def _as_set(item: int | Sequence[int]) -> tuple[int, ...]:
     """Return one gene, or genes perturbed together, as a tuple of distinct tokens in the given order."""
     members = item if isinstance(item, Sequence) else [item]
     return tuple(dict.fromkeys(int(gene) for gene in members))
-
-
-def effects_table(
-    screen: Screen,
-    names: np.ndarray,
-    cells: pd.DataFrame,
-    *,
-    donors: pd.Series | None = None,
-    traits: np.ndarray | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Summarise the cells of a screen into effects.
-
-    Parameters
-    ----------
-    screen
-        The screen; its tested requests become rows.
-    names
-        ``(n_requests,)`` names of the gene sets.
-    cells
-        The engine's cells table with its column ``request``, nulls included, cells in the order of their
-        request.
-    donors
-        Donor of each ``cell_id``; None where they are not known.
-    traits
-        ``(n_requests, t)`` what genes are matched on; None: p-values compare the means as they are.
-    seed
-        Seed of the bootstrap.
-
-    Returns
-    -------
-    `EFFECT_COLUMNS`, with donors also ``n_donors``. ``shift`` is the mean over the ``n_cells`` cells that
-    hold the genes, ``ci_low`` to ``ci_high`` its 95 % bootstrap interval (NaN below two cells): over donors
-    and cells within them, over cells alone where donors are not known or only one is. ``p_value`` compares
-    the mean over the first cells drawn with the means of the ``n_null`` null sets over equally many, all less
-    their linear trend in `traits` where there are 20 null sets or more: larger is extreme without states,
-    either direction with them; ``null_mean`` and ``null_low`` to ``null_high``
-    (2.5 to 97.5 %) describe those means. ``q_value`` is Benjamini-Hochberg over the gene sets of a group,
-    readout and state.
-
-    Raises
-    ------
-    ValueError
-        The donor of a cell is missing.
-    """
-    rows = []
-    for (readout, state), part in cells.groupby(["readout", "state"], sort=False):
-        part = part[part["shift"].notna()]
-        cuts = np.searchsorted(part["request"].to_numpy(), np.arange(1, len(screen.requests)))
-        shifts = np.split(part["shift"].to_numpy(), cuts)
-        donor = None if donors is None else np.split(part["cell_id"].map(donors).to_numpy(), cuts)
-        for number, null in screen.nulls.items():
-            request, values = screen.requests[number], shifts[number]
-            of_donor = None if donor is None else donor[number]
-            rng = np.random.default_rng([seed, number])
-            low, high = hierarchical_bootstrap(values, of_donor, rng=rng, n=RESAMPLES)
-            compared = min(len(values), screen.cells_per_gene)
-            null_means = np.array([_mean(shifts[other][:compared]) for other in null])
-            own, others = _mean(values[:compared]), null_means
-            if traits is not None:
-                own, others = _adjusted(own, null_means, traits[number], traits[null])
-            p_value = matched_null_p(own, others, alternative="two-sided" if state else "greater")
-            known = null_means[~np.isnan(null_means)]
-            null_low, null_high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-            rows.append(
-                (
-                    names[number], request.kind, request.group, readout, state,
-                    _mean(values), len(values), low, high, p_value, np.nan,
-                    len(known), _mean(known), null_low, null_high,
-                    0 if of_donor is None else len(pd.unique(of_donor)),
-                )
-            )  # fmt: skip
-    effects = pd.DataFrame(rows, columns=[*EFFECT_COLUMNS, "n_donors"])
-    if donors is None:
-        effects = effects.drop(columns="n_donors")
-    if len(effects):
-        by_family = effects.groupby(["group", "readout", "state"], sort=False)["p_value"]
-        effects["q_value"] = by_family.transform(lambda p: benjamini_hochberg(p.to_numpy()))
-    return effects
 
 
 def _traits(screen: Screen, ranks: Sequence[GroupRanks]) -> np.ndarray:
@@ -279,17 +285,6 @@ def _traits(screen: Screen, ranks: Sequence[GroupRanks]) -> np.ndarray:
         for group in ranks
     }
     return np.array([groups[request.group][list(request.genes)].mean(axis=0) for request in screen.requests])
-
-
-def _adjusted(
-    own: float, null: np.ndarray, own_traits: np.ndarray, null_traits: np.ndarray
-) -> tuple[float, np.ndarray]:
-    """Return a mean and its null means without their trend; unchanged with few null means."""
-    known = ~np.isnan(null)
-    if np.isnan(own) or np.count_nonzero(known) < _TREND_FROM:
-        return own, null
-    without = without_trend(np.append(own, null[known]), np.vstack([own_traits, null_traits[known]]))
-    return float(without[0]), without[1:]
 
 
 def effects_summary(effects: pd.DataFrame) -> str:
@@ -308,7 +303,3 @@ def effects_summary(effects: pd.DataFrame) -> str:
         f"{effects_sentence(effects)} Each was compared with {fewest:,} or more matched genes, so that no "
         f"p-value can be below {1 / (1 + fewest):.2g}."
     )
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")

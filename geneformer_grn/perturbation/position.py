@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from geneformer_grn.perturbation.effects import RESAMPLES
+from geneformer_grn.perturbation.effects_table import RESAMPLES
 from geneformer_grn.statistics import hierarchical_bootstrap
 
 EXCESS_COLUMNS = ("excess", "excess_low", "excess_high")

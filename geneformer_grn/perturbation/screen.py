@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from geneformer_grn.perturbation.edits import NEEDS_GENE, require_kind
-from geneformer_grn.perturbation.matching import GroupRanks, choose_null_sets
+from geneformer_grn.perturbation.matching import NULL_GENES, GroupRanks, choose_null_sets
 from geneformer_grn.perturbation.requests import Request
 
 _FEWEST_CELLS = 3  # kept as long as possible when passes are scarce: fewer give no useful interval
@@ -37,7 +37,7 @@ class PerturbationPlan:
         holds them (overexpressed: unless in front already); ``all``: every cell, those without the gene
         giving NaN.
     n_null
-        Null genes per tested gene; 0 for none (then there are no p-values).
+        Null genes per tested gene, or as many as exist; 0 for none (then there are no p-values).
     max_passes
         Upper bound of passes over all groups, nulls and unperturbed cells included; `cells_per_gene` and then
         `n_null` are lowered to fit.
@@ -48,7 +48,7 @@ class PerturbationPlan:
     kind: str = "delete"
     cells_per_gene: int = 10
     tested_cells: Literal["sample", "holders", "all"] = "sample"
-    n_null: int = 40
+    n_null: int = NULL_GENES
     max_passes: int | None = None
     seed: int = 0
 

@@ -9,12 +9,13 @@ from geneformer_grn.cells.counts import read_counts
 from geneformer_grn.cells.ranking import RankedCells, rank_cells
 from geneformer_grn.perturbation.effects import (
     EFFECT_COLUMNS,
-    RESAMPLES,
     CellFacts,
     effects_summary,
     effects_table,
+    reader_of,
     run_screen,
 )
+from geneformer_grn.perturbation.effects_table import RESAMPLES
 from geneformer_grn.perturbation.engine import CELL_COLUMNS
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
 from geneformer_grn.perturbation.screen import PerturbationPlan, Screen
@@ -48,7 +49,7 @@ def screen_of(values, *, n_tested, cells_per_gene, traits=None):
             "request": np.repeat(np.arange(n), [len(row) for row in values]),
         }
     )
-    return effects_table(screen, np.array([f"G{i}" for i in range(n)]), cells, traits=traits)
+    return effects_table(screen, np.array([f"G{i}" for i in range(n)]), reader_of(cells), traits=traits)
 
 
 def test_effects_are_means_with_an_interval_and_a_rank_among_the_null():
@@ -191,7 +192,9 @@ def any_discovery(rng, *, n_tested, n_null):
 @pytest.mark.parametrize("n_tested", [1, 8])
 def test_under_the_null_few_runs_discover_anything(n_tested, monkeypatch):
     """The share of runs with any q < 0.05 is at most 5 %, within its 99.9 % interval; some runs do."""
-    monkeypatch.setattr("geneformer_grn.perturbation.effects.RESAMPLES", 1)  # intervals do not matter here
+    monkeypatch.setattr(
+        "geneformer_grn.perturbation.effects_table.RESAMPLES", 1
+    )  # intervals do not matter here
     rng = np.random.default_rng(n_tested)
     runs = 120
     found = sum(any_discovery(rng, n_tested=n_tested, n_null=200) for _ in range(runs))
