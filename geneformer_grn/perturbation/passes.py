@@ -13,6 +13,7 @@ import torch
 
 from geneformer_grn.cells.batches import pack, plan_by_budget
 from geneformer_grn.model.encoder import Encoder
+from geneformer_grn.perturbation.axes import GeneAxes
 from geneformer_grn.perturbation.edits import InputLayout
 from geneformer_grn.perturbation.readouts import (
     GeneShifts,
@@ -21,6 +22,7 @@ from geneformer_grn.perturbation.readouts import (
     flat_index,
     pooled_states,
     segment_means,
+    signed_shifts,
     state_cosines,
 )
 from geneformer_grn.perturbation.requests import PerturbSettings
@@ -36,9 +38,17 @@ class PassEncoder:
         As in `perturb_cells`.
     states
         ``(s, d)`` float64 mean states, or empty.
+    axes
+        Each gene's own axis, for signed gene shifts; None: gene shifts by cosine only.
     """
 
-    def __init__(self, encoder: Encoder, settings: PerturbSettings, states: np.ndarray) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        settings: PerturbSettings,
+        states: np.ndarray,
+        axes: GeneAxes | None = None,
+    ) -> None:
         self.n_encoded = 0
         self.gene_shifts = GeneShifts(len(encoder.vocabulary))
         self._encoder = encoder
@@ -46,6 +56,7 @@ class PassEncoder:
         self._pooling = settings.pooling_for(encoder.vocabulary)
         self._layout = InputLayout.of(encoder.vocabulary)
         self._states = states
+        self._directions = None if axes is None else torch.from_numpy(axes.directions).to(encoder.device)
         self._originals: dict[tuple[int, bytes], torch.Tensor] = {}
 
     def run(self, chunk: Sequence[Task]) -> Iterator[tuple[list[Task], np.ndarray]]:
@@ -97,7 +108,7 @@ class PassEncoder:
             cosines = aligned_cosines(before, after, before_index, after_index)
             values[:, 0] = segment_means(cosines, segment, len(part))
             if "genes" in self._settings.readouts:
-                self._count_genes(part, segment, cosines)
+                self._count_genes(part, (before, after), (before_index, after_index), segment, cosines)
         if self._pooling == "cls":
             values[:, 0] = aligned_cosines(before, after, before_starts, starts)
         if len(self._states):
@@ -113,8 +124,20 @@ class PassEncoder:
         first = [np.zeros(1, dtype=np.int64)] * len(genes)
         return pooled_states(states, first if self._pooling == "cls" else genes, starts)
 
-    def _count_genes(self, part: list[Task], segment: np.ndarray, cosines: np.ndarray) -> None:
-        request = np.array([task.request for task in part], dtype=np.int64)[segment]
+    def _count_genes(
+        self,
+        part: list[Task],
+        states: tuple[torch.Tensor, torch.Tensor],
+        rows: tuple[np.ndarray, np.ndarray],
+        segment: np.ndarray,
+        cosines: np.ndarray,
+    ) -> None:
+        """Add to the gene shifts what `part`, whose aligned `states` are at `rows`, says of each gene."""
         counted = np.array([task.counted for task in part], dtype=bool)[segment]
-        affected = affected_genes([task.edit for task in part])
-        self.gene_shifts.add(request[counted], affected[counted], cosines[counted])
+        request = np.array([task.request for task in part], dtype=np.int64)[segment][counted]
+        affected = affected_genes([task.edit for task in part])[counted]
+        signed = None
+        if self._directions is not None:
+            pairs = (rows[0][counted], rows[1][counted])
+            signed = signed_shifts(*states, *pairs, self._directions, affected)
+        self.gene_shifts.add(request, affected, cosines[counted], signed)

@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 
+from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.perturbation.edits import Edit
+from geneformer_grn.perturbation.sums import PairSums, mean_and_sd, pair_columns
 
+GENE_SHIFT_COLUMNS = (
+    "gene", "affected", "kind", "group", "shift", "shift_sd", "signed_shift", "signed_shift_sd", "n_cells",
+)  # fmt: skip
+_GENE_SHIFT_SUMS = ("shift", "shift_squared", "signed", "signed_squared", "n_signed")
 _ROWS = 1 << 15  # aligned pairs converted to float64 at a time
 
 
@@ -68,6 +75,41 @@ def aligned_cosines(
     return cosines
 
 
+def signed_shifts(
+    before: torch.Tensor,
+    after: torch.Tensor,
+    before_index: np.ndarray,
+    after_index: np.ndarray,
+    directions: torch.Tensor,
+    direction_of: np.ndarray,
+) -> np.ndarray:
+    """Return how far each pair of rows moved along a direction of its own.
+
+    Parameters
+    ----------
+    before, after, before_index, after_index
+        As in `aligned_cosines`.
+    directions
+        ``(V, d)`` directions divided by the unit of the shift, on the device of the states. NaN where there
+        is none.
+    direction_of
+        ``(K,)`` int64; the direction of each pair.
+
+    Returns
+    -------
+    ``(K,)`` float64.
+    """
+    shifts = np.empty(len(before_index))
+    for start in range(0, len(before_index), _ROWS):
+        part = slice(start, start + _ROWS)
+        rows_before = torch.from_numpy(before_index[part]).to(before.device)
+        rows_after = torch.from_numpy(after_index[part]).to(after.device)
+        moved = _float64(after[rows_after]) - _float64(before[rows_before])
+        along = _float64(directions[torch.from_numpy(direction_of[part]).to(directions.device)])
+        shifts[part] = (moved * along).sum(dim=1).cpu().numpy()
+    return shifts
+
+
 def segment_means(values: np.ndarray, segment: np.ndarray, n_segments: int) -> np.ndarray:
     """Return the ``(n_segments,)`` mean of `values` ``(K,)`` in each segment; NaN in empty ones."""
     count = np.bincount(segment, minlength=n_segments).astype(np.float64)
@@ -104,10 +146,11 @@ def state_cosines(pooled: np.ndarray, states: np.ndarray) -> np.ndarray:
 
 
 class GeneShifts:
-    """Running mean over cells of the cosine of every (perturbed, affected) pair.
+    """Sums over cells of how far each gene moved, for every (perturbed, affected) pair.
 
-    Memory grows with the pairs that occur, not with the cells: new values are buffered and merged into one
-    sorted table whenever the buffer outgrows it.
+    A shift is one minus the cosine of the gene's states. The signed shift is how far its state moved along
+    the gene's own axis of variation, see `axes`. Shifts are summed and not cosines, whose squares would
+    leave nothing of a spread of 1e-6.
 
     Parameters
     ----------
@@ -116,34 +159,84 @@ class GeneShifts:
     """
 
     def __init__(self, n_tokens: int) -> None:
-        self._n_tokens = n_tokens
-        self._pairs: np.ndarray = np.empty(0, dtype=np.int64)
-        self._totals: np.ndarray = np.empty(0)
-        self._counts: np.ndarray = np.empty(0, dtype=np.int64)
-        self._buffer: list[tuple[np.ndarray, np.ndarray]] = []
-        self._buffered = 0
+        self._sums = PairSums(n_tokens, _GENE_SHIFT_SUMS)
 
-    def add(self, request: np.ndarray, affected: np.ndarray, cosines: np.ndarray) -> None:
-        """Take ``(K,)`` values: number of the request, affected token, cosine of its states."""
-        self._buffer.append((request.astype(np.int64) * self._n_tokens + affected, cosines))
-        self._buffered += len(cosines)
-        if self._buffered > max(len(self._pairs), 1 << 21):
-            self._merge()
+    def add(
+        self,
+        request: np.ndarray,
+        affected: np.ndarray,
+        cosines: np.ndarray,
+        signed: np.ndarray | None = None,
+    ) -> None:
+        """Take ``(K,)`` values.
 
-    def _merge(self) -> None:
-        pairs = np.concatenate([self._pairs, *(pairs for pairs, _ in self._buffer)])
-        totals = np.concatenate([self._totals, *(cosines for _, cosines in self._buffer)])
-        counts = np.concatenate([self._counts, np.ones(self._buffered, dtype=np.int64)])
-        self._pairs, where = np.unique(pairs, return_inverse=True)
-        self._totals = np.bincount(where, weights=totals, minlength=len(self._pairs))
-        self._counts = np.bincount(where, weights=counts, minlength=len(self._pairs)).astype(np.int64)
-        self._buffer, self._buffered = [], 0
+        Parameters
+        ----------
+        request
+            Number of the request.
+        affected
+            Affected token.
+        cosines
+            Cosine of its states before and after.
+        signed
+            Signed shift, NaN where the gene has no axis; None: no axes were asked for.
+        """
+        shifts = 1.0 - cosines
+        known = np.zeros(len(shifts), dtype=bool) if signed is None else np.isfinite(signed)
+        along = np.zeros(len(shifts)) if signed is None else np.where(known, signed, 0.0)
+        values = np.column_stack([shifts, shifts**2, along, along**2, known])
+        self._sums.add(request, affected, values)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the sums of each pair, sorted by ``request`` and ``affected``; they add over parts of a run.
+
+        Columns ``request``, ``affected`` (token), ``n_cells``, ``shift``, ``shift_squared``, ``signed``,
+        ``signed_squared`` and ``n_signed``, the cells in which the signed shift is known (all or none of
+        them).
+        """
+        return self._sums.frame()
 
     def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return request, affected token, mean cosine and number of cells of every pair seen, sorted."""
-        self._merge()
-        request, affected = np.divmod(self._pairs, self._n_tokens)
-        return request, affected, self._totals / np.maximum(self._counts, 1), self._counts
+        sums = self._sums.frame()
+        mean, _ = mean_and_sd(sums, "shift")
+        columns = (sums[name].to_numpy() for name in ("request", "affected", "n_cells"))
+        request, affected, n_cells = columns
+        return request, affected, 1.0 - mean, n_cells
+
+
+def gene_shift_table(
+    sums: pd.DataFrame, names: np.ndarray, kinds: np.ndarray, groups: np.ndarray, vocabulary: GeneVocabulary
+) -> pd.DataFrame:
+    """Return the table of gene shifts: one row per request and affected gene, in the order of `sums`.
+
+    Parameters
+    ----------
+    sums
+        As `GeneShifts.frame` gives them, added over all parts.
+    names, kinds, groups
+        ``(n,)`` str: name of the gene set, kind and cell group of each request.
+    vocabulary
+        What the affected tokens mean.
+
+    Returns
+    -------
+    pd.DataFrame
+        `GENE_SHIFT_COLUMNS`: ``shift`` is one minus the mean cosine of the affected gene's states, and
+        ``shift_sd`` its standard deviation over cells (divided by n, as the reference has it).
+        ``signed_shift`` is the mean movement along the gene's own axis, in standard deviations along it:
+        positive is how the gene looks in cells where it ranks higher. It is NaN where the gene has no axis.
+    """
+    shift, spread = mean_and_sd(sums, "shift")
+    signed, signed_spread = mean_and_sd(sums, "signed", count="n_signed")
+    columns = pair_columns(sums, names, kinds, groups, vocabulary) | {
+        "shift": shift,
+        "shift_sd": spread,
+        "signed_shift": signed,
+        "signed_shift_sd": signed_spread,
+        "n_cells": sums["n_cells"].to_numpy(),
+    }
+    return pd.DataFrame(columns)[list(GENE_SHIFT_COLUMNS)]
 
 
 def affected_genes(edits: Sequence[Edit]) -> np.ndarray:
