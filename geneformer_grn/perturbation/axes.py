@@ -32,13 +32,13 @@ class GeneAxes:
     Parameters
     ----------
     axes
-        ``(V, d)`` float32 unit vectors; NaN where a gene has no axis: it is in fewer than three of the sampled
-        cells, or its states do not vary.
+        ``(V, d)`` float32 unit vectors; NaN where a gene has no axis: it is in fewer than three of the
+        sampled cells, or its states do not vary.
     sd
         ``(V,)`` float64 standard deviation (over n - 1) of the states along the axis; NaN without one.
     rank_correlation
-        ``(V,)`` float64, 0 to 1: correlation of the position along the axis with how far to the front the gene
-        stands. Near 0, the sign of a shift says little. NaN where the gene stands at the same place in all
+        ``(V,)`` float64, 0 to 1: correlation of the position along the axis with how far to the front the
+        gene stands. Near 0, the sign of a shift says little. NaN where the gene stands at the same place in all
         cells; the largest component of such an axis is positive.
     n_cells
         ``(V,)`` int64 sampled cells that hold the gene.
@@ -113,9 +113,9 @@ def gene_axes(
 
 
 def leading_direction(states: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the unit vector ``(d,)`` along which `states` ``(n, d)`` vary most, and their deviation along it.
+    """Return the unit vector ``(d,)`` along which `states` ``(n, d)`` vary most, and their spread along it.
 
-    The deviation is NaN where the states do not vary. Which of the two opposite vectors comes is not said.
+    The spread, a standard deviation, is NaN where the states do not vary. Which of the two opposite vectors comes is not said.
     """
     centred = states - states.mean(axis=0)
     n_cells, width = centred.shape
@@ -159,7 +159,7 @@ def take_cells(ranked: RankedCells, rows: Sequence[int] | np.ndarray) -> RankedC
 def _states(
     encoder: Encoder, ranked: RankedCells, encoder_layer: int, token_budget: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return token ``(N,)``, place in the cell ``(N,)`` (0 front, 1 end) and state ``(N, d)`` of all genes."""
+    """Return token ``(N,)``, place in the cell ``(N,)`` (0 front, 1 end) and state ``(N, d)`` of genes."""
     vocabulary = encoder.vocabulary
     layout = InputLayout.of(vocabulary)
     settings = EmbedSettings(encoder_layer=encoder_layer, token_budget=token_budget)

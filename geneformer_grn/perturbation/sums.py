@@ -1,7 +1,7 @@
-"""Sums over cells for every (perturbation, affected gene): what a run keeps of readouts that have a value a gene.
+"""Sums over cells for every (perturbation, affected gene) pair.
 
-Means and spreads over cells are taken at the very end. Until then there are only sums, which add over parts of
-a run however it was cut, so that memory grows with the pairs that occur and not with the cells.
+Means and spreads over cells are taken at the very end. Until then a run keeps only sums, which add over its
+parts however it was cut, so that memory grows with the pairs that occur and not with the cells.
 """
 
 from __future__ import annotations
