@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from geneformer_grn.cli import options, verb
+from geneformer_grn.cli import evaluate_network, options, verb
 
 Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Shipped name or checkpoint folder.")]
 Suite = Annotated[str, typer.Option("--suite", help="Which scores: standard.")]
@@ -23,8 +23,11 @@ MaxCells = Annotated[int, typer.Option("--max-cells", min=1, help="Score at most
 
 def add(app: typer.Typer) -> None:
     """Add the verb to the command line."""
-    evaluate = typer.Typer(help="Score a model beside the baselines it has to beat.", no_args_is_help=True)
+    evaluate = typer.Typer(
+        help="Score a model, a network or effects beside simple baselines.", no_args_is_help=True
+    )
     app.add_typer(evaluate, name="evaluate")
+    evaluate_network.add(evaluate)
 
     @evaluate.command("model")
     def model(

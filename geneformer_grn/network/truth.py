@@ -58,9 +58,7 @@ class Truth:
         return len(self.edges)
 
 
-def read_truth(
-    path: Path | str, *, confidence: Collection[str] | None = None, circular: str = ""
-) -> Truth:
+def read_truth(path: Path | str, *, confidence: Collection[str] | None = None, circular: str = "") -> Truth:
     """Read a table of known edges (``.tsv``, ``.csv``, either with ``.gz``).
 
     Parameters
@@ -118,7 +116,9 @@ def read_truth(
         }
     )
     return truth_of(
-        edges, name=path.name, circular=circular or ("classes D and E are partly inferred" if inferred else "")
+        edges,
+        name=path.name,
+        circular=circular or ("classes D and E are partly inferred" if inferred else ""),
     )
 
 
@@ -144,13 +144,13 @@ def truth_of(edges: pd.DataFrame, *, name: str, circular: str = "") -> Truth:
     )
 
 
-def canonical_genes(names: Iterable[object]) -> np.ndarray:
+def canonical_genes(names: Iterable[str]) -> np.ndarray:
     """Return genes by the name that both sides of a comparison are given: ``(n,)`` str objects.
 
     That is the Ensembl ID (without version, retired ones brought up to date) where the gene table knows the
     name, and otherwise the name itself, so that made-up genes can be compared, too.
     """
-    given = np.array(["" if pd.isna(name) else str(name).strip() for name in names], dtype=object)
+    given = pd.Series(list(names), dtype=object).fillna("").astype(str).str.strip().to_numpy(object)
     if not len(given):
         return given
     distinct, where = np.unique(given.astype(str), return_inverse=True)
