@@ -278,12 +278,7 @@ def _as_set(item: int | Sequence[int]) -> tuple[int, ...]:
 
 def _traits(screen: Screen, ranks: Sequence[GroupRanks]) -> np.ndarray:
     """Return the ``(n_requests, t)`` traits that genes are matched on, mean over the genes of a set."""
-    groups = {
-        group.name: np.column_stack(
-            [trait for trait in (group.rank, group.detection, group.expression) if trait is not None]
-        )
-        for group in ranks
-    }
+    groups = {group.name: group.traits() for group in ranks}
     return np.array([groups[request.group][list(request.genes)].mean(axis=0) for request in screen.requests])
 
 

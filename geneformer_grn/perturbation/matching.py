@@ -3,14 +3,18 @@
 Deleting any gene moves a cell, and deleting one that ranks high moves it more. So a tested gene is compared
 with null genes matched on mean rank, on detection and, where counts are at hand, on mean expression in the
 same group. All three lie between 0 and 1 and count alike: simple, and no scale is fitted to the data. A gene
-at the very top has no equals above it; `perturbation.effects` takes the trend out that is left.
+at the very top has no equals above it; `perturbation.effects_table` takes the trend out that is left.
+
+Tested sets of one size share a pool of null sets. That bounds the passes: 45 pairs of ten genes with 200 null
+pairs each would be 9,000 perturbations, and are 400.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -22,6 +26,8 @@ from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 NULL_GENES = 200  # per tested gene, or as many as exist: p then reaches down to 1 / 201
+
+_TRIES = 20  # null sets looked at per null set wanted: genes that few cells hold together may have none
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +78,23 @@ class GroupRanks:
         n_holders = np.diff(self.held.indptr)
         return np.flatnonzero(n_holders >= max(min(n_cells, int(n_holders.max())), 1))
 
-    def nearest(self, gene: int, candidates: np.ndarray) -> np.ndarray:
-        """Return `candidates` (tokens), the most alike first: the sum of the distances in what is matched."""
-        distance = np.zeros(len(candidates))
-        for trait in (self.rank, self.detection, self.expression):
-            if trait is not None:
-                distance += np.abs(trait[candidates] - trait[gene])
-        return candidates[np.argsort(distance, kind="stable")]
+    def traits(self) -> np.ndarray:
+        """Return ``(V, t)`` what genes are matched on."""
+        known = [trait for trait in (self.rank, self.detection, self.expression) if trait is not None]
+        return np.column_stack(known)
+
+    def nearest(self, gene: int, candidates: np.ndarray, n: int | None = None) -> np.ndarray:
+        """Return the `n` (None: all) of `candidates` (tokens) most alike: the sum of distances in traits."""
+        traits = self.traits()
+        return candidates[_smallest(np.abs(traits[candidates] - traits[gene]).sum(axis=1), n)]
+
+
+def _smallest(distance: np.ndarray, n: int | None) -> np.ndarray:
+    """Return the places of the `n` smallest distances, the smallest first, ties in their order."""
+    if n is None or n >= len(distance):
+        return np.argsort(distance, kind="stable")
+    within = np.flatnonzero(distance <= np.partition(distance, n)[n])  # far quicker than to sort them all
+    return within[np.argsort(distance[within], kind="stable")][:n]
 
 
 def rank_groups(
@@ -170,13 +186,18 @@ def _expression(counts: CellCounts, cells: np.ndarray, n_holders: np.ndarray) ->
 
 
 def choose_null_sets(
-    group: GroupRanks, sets: Sequence[tuple[int, ...]], *, candidates: np.ndarray, n_null: int = NULL_GENES
+    group: GroupRanks,
+    sets: Sequence[tuple[int, ...]],
+    *,
+    candidates: np.ndarray,
+    n_null: int = NULL_GENES,
+    n_cells: int = 0,
 ) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
-    """Return for each tested set its null sets: other genes, matched with `GroupRanks.nearest`.
+    """Return for each tested set its null sets: as many other genes, matched member by member.
 
     Null genes are not among the tested ones, unless too few others are left (where every gene is tested,
-    each is compared with the others nearest to it). Single genes share a pool of null genes, twice `n_null`
-    or as many as are tested, from which each takes its `n_null` nearest: the pool is what bounds the
+    each is compared with the others nearest to it). Tested sets of one size share a pool of null sets, twice
+    `n_null` or as many as are tested, from which each takes its `n_null` nearest: the pool is what bounds the
     passes.
 
     Parameters
@@ -189,51 +210,77 @@ def choose_null_sets(
         ``(c,)`` tokens of the genes detected often enough.
     n_null
         Null sets per tested set; as many as exist where candidates are few.
+    n_cells
+        Cells that must hold all genes of a null set of several, or as many as hold all of the tested set.
     """
-    if n_null == 0:
-        return {genes: [] for genes in sets}
     others = np.setdiff1d(candidates, [gene for genes in sets for gene in genes])
-    singles = [genes for genes in sets if len(genes) == 1]
-    scarce = len(others) < n_null
-    pool = candidates if scarce else _null_pool(group, singles, others, n_null=n_null)
-    chosen: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    for genes in sets:
-        if len(genes) == 1:
-            near = group.nearest(genes[0], pool[pool != genes[0]])
-            chosen[genes] = [(int(gene),) for gene in near[:n_null]]
+    chosen: dict[tuple[int, ...], list[tuple[int, ...]]] = {genes: [] for genes in sets}
+    for size in {len(genes) for genes in sets} if n_null else set():
+        alike = [genes for genes in sets if len(genes) == size]
+        if size == 1 and len(others) < n_null:
+            pool = candidates[:, None]
         else:
-            chosen[genes] = _null_sets(group, genes, others, n_null)
+            pool = _null_pool(group, alike, others, n_null=n_null, n_cells=n_cells)
+        for genes, places in zip(alike, _nearest_sets(group, alike, pool, n_null), strict=True):
+            chosen[genes] = [tuple(null) for null in pool[places].tolist()]
     return chosen
 
 
 def _null_pool(
-    group: GroupRanks, singles: Sequence[tuple[int, ...]], others: np.ndarray, *, n_null: int
+    group: GroupRanks, sets: Sequence[tuple[int, ...]], others: np.ndarray, *, n_null: int, n_cells: int
 ) -> np.ndarray:
-    """Return the null genes `singles` share: their nearest, second nearest, ... until there are enough."""
-    size = n_null if len(singles) == 1 else max(2 * n_null, len(singles))
-    near = [group.nearest(genes[0], others)[:size] for genes in singles]
-    pool: dict[int, None] = {}
-    for gene in (int(gene) for column in zip(*near, strict=True) for gene in column):
-        pool[gene] = None
-        if len(pool) == size:
-            break
-    return np.array(list(pool), dtype=np.int64)
+    """Return ``(p, m)`` null sets of `sets` (m genes each): the most alike of each, the next of each, ..."""
+    size = n_null if len(sets) == 1 else max(2 * n_null, len(sets))
+    depth = -(-size // len(sets))
+    while True:
+        columns = [_sets_like(group, genes, others, depth, n_cells) for genes in sets]
+        in_turn = (column[place] for place in range(depth) for column in columns if place < len(column))
+        pool = list({frozenset(null): null for null in in_turn}.values())[:size]
+        if len(pool) == size or max(map(len, columns)) < depth:
+            return np.array(pool, dtype=np.int64).reshape(len(pool), len(sets[0]))
+        depth *= 2
 
 
-def _null_sets(
-    group: GroupRanks, genes: tuple[int, ...], others: np.ndarray, n_null: int
+def _sets_like(
+    group: GroupRanks, genes: tuple[int, ...], others: np.ndarray, n: int, n_cells: int
 ) -> list[tuple[int, ...]]:
-    """Return up to `n_null` sets that match a tested set member by member, no gene twice in a set.
+    """Return up to `n` sets that match a tested set member by member, each set once."""
+    if len(genes) == 1:
+        return [(gene,) for gene in group.nearest(genes[0], others, n).tolist()]
+    needed = min(n_cells, len(group.holders(genes))) if n_cells else 0
+    found: dict[frozenset[int], tuple[int, ...]] = {}
+    for members in islice(_combined([group.nearest(gene, others) for gene in genes]), _TRIES * n):
+        if len(found) == n:
+            break
+        distinct = frozenset(members)
+        is_new = len(distinct) == len(genes) and distinct not in found
+        if is_new and len(group.holders(members)) >= needed:
+            found[distinct] = members
+    return list(found.values())
 
-    Member ``i`` of set ``j`` is the gene ``j`` places from its nearest; the places of later members are
-    shifted where two members would take the same gene.
+
+def _combined(near: Sequence[np.ndarray]) -> Iterator[tuple[int, ...]]:
+    """Yield one gene of each column: first those in the same place, then later members moved on by places.
+
+    No gene comes twice in the same place of a set until all have been there: null sets that share genes are
+    fewer than they seem.
     """
-    near = [group.nearest(gene, others) for gene in genes]
-    found: list[tuple[int, ...]] = []
-    for place in range(min(n_null, len(others) - len(genes) + 1)):
-        members: list[int] = []
-        for column in near:
-            rest = column[~np.isin(column, members)]
-            members.append(int(rest[place]))
-        found.append(tuple(members))
-    return found
+    n = len(near[0])
+    for shift in range(n):
+        for place in range(n):
+            yield tuple(int(column[(place + i * shift) % n]) for i, column in enumerate(near))
+
+
+def _nearest_sets(
+    group: GroupRanks, sets: Sequence[tuple[int, ...]], pool: np.ndarray, n: int
+) -> Iterator[np.ndarray]:
+    """Yield for each tested set the places in `pool` of its `n` nearest that share no gene with it.
+
+    Members are compared in the order of their rank.
+    """
+    traits = group.traits()
+    in_order = traits[np.take_along_axis(pool, np.argsort(group.rank[pool], axis=1, kind="stable"), axis=1)]
+    for genes in sets:
+        own = np.array(genes)[np.argsort(group.rank[list(genes)], kind="stable")]
+        apart = np.flatnonzero(~np.isin(pool, own).any(axis=1))
+        yield apart[_smallest(np.abs(in_order[apart] - traits[own]).sum(axis=(1, 2)), n)]

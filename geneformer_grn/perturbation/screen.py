@@ -117,27 +117,57 @@ def plan_screen(
     ValueError
         Not even one cell per gene fits the bound on passes.
     """
-    screen = _build(ranks, sets, plan, size=(plan.cells_per_gene, plan.n_null))
-    if plan.max_passes is None or screen.n_passes <= plan.max_passes:
+    bound, largest = plan.max_passes, (plan.cells_per_gene, plan.n_null)
+    screen = _build(ranks, sets, plan, size=largest)
+    if bound is None or screen.n_passes <= bound:
         return screen
-    for size in _smaller_sizes(plan):
-        screen = _build(ranks, sets, plan, size=size)
-        if screen.n_passes <= plan.max_passes:
-            return screen
-    raise ValueError(
-        f"{len(sets):,} perturbations in {len(ranks):,} groups need at least {screen.n_passes:,} passes, "
-        f"nulls included; at most {plan.max_passes:,} are allowed. Allow more, or perturb fewer genes."
-    )
+    nulls = _null_levels(plan.n_null)
+    screen = _build(ranks, sets, plan, size=(1, nulls[-1]))
+    if screen.n_passes > bound:
+        raise ValueError(
+            f"{len(sets):,} perturbations in {len(ranks):,} groups need at least {screen.n_passes:,} passes, "
+            f"nulls included; at most {bound:,} are allowed. Allow more, or perturb fewer genes."
+        )
+
+    def first_that_fits(sizes: list[tuple[int, int]]) -> Screen | None:
+        """Return the screen of the first size within the bound; sizes shrink, so a try rules out half."""
+        found = None
+        while sizes:
+            middle = (len(sizes) - 1) // 2
+            tried = _build(ranks, sets, plan, size=sizes[middle])
+            fits = tried.n_passes <= bound
+            found = tried if fits else found
+            sizes = sizes[:middle] if fits else sizes[middle + 1 :]
+        return found
+
+    fewest = min(_FEWEST_CELLS, plan.cells_per_gene)
+    few = first_that_fits([(fewest, n_null) for n_null in nulls])
+    if few is None:
+        return first_that_fits([(n_cells, nulls[-1]) for n_cells in range(fewest - 1, 1, -1)]) or screen
+    more = [(n_cells, few.n_null) for n_cells in range(plan.cells_per_gene, fewest, -1)]
+    return first_that_fits(more) or few
 
 
-def _smaller_sizes(plan: PerturbationPlan) -> list[tuple[int, int]]:
-    """Return (cells per gene, null genes) in the order they are given up: cells first, then null genes."""
-    nulls = [plan.n_null]
-    while nulls[-1] > _FEWEST_NULL:
-        nulls.append(max(nulls[-1] * 3 // 4, _FEWEST_NULL))
-    most = range(plan.cells_per_gene, _FEWEST_CELLS - 1, -1)
-    few = range(min(_FEWEST_CELLS - 1, plan.cells_per_gene), 0, -1)
-    return [(cells, null) for null in nulls for cells in most] + [(cells, nulls[-1]) for cells in few]
+def fewest_passes(
+    ranks: Sequence[GroupRanks], sets: Sequence[tuple[int, ...]], plan: PerturbationPlan
+) -> np.ndarray:
+    """Return ``(g,)`` int64 how few passes each group can do with; those of several groups add up.
+
+    Parameters
+    ----------
+    ranks, sets, plan
+        As in `plan_screen`.
+    """
+    size = (1, _null_levels(plan.n_null)[-1])
+    return np.array([_build([group], sets, plan, size=size).n_passes for group in ranks], dtype=np.int64)
+
+
+def _null_levels(n_null: int) -> list[int]:
+    """Return the numbers of null genes tried where passes are scarce, most first."""
+    levels = [n_null]
+    while levels[-1] > _FEWEST_NULL:
+        levels.append(max(levels[-1] * 3 // 4, _FEWEST_NULL))
+    return levels
 
 
 def _build(
@@ -158,7 +188,9 @@ def _build(
             screen.requests.append(Request(genes=genes, kind=plan.kind, cells=cells, group=group.name))
         must_hold = plan.kind in NEEDS_GENE or plan.tested_cells == "holders"
         candidates = group.detected(n_cells if must_hold else 1)
-        chosen = choose_null_sets(group, sets, candidates=candidates, n_null=n_null)
+        chosen = choose_null_sets(
+            group, sets, candidates=candidates, n_null=n_null, n_cells=n_cells if must_hold else 0
+        )
         for genes, null_sets in chosen.items():
             for null in null_sets:
                 if null not in number:

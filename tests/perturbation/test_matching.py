@@ -1,5 +1,7 @@
 """What null genes are matched on, by brute force; how many there are."""
 
+import itertools
+
 import anndata
 import numpy as np
 import pytest
@@ -20,10 +22,10 @@ def group_of(n_genes, **traits):
     flat = np.full(n_genes, 0.5)
     return GroupRanks(
         name="all",
-        cells=np.zeros(1, dtype=np.int64),
+        cells=np.arange(traits["held"].shape[0] if "held" in traits else 1),
         rank=traits.get("rank", flat),
         detection=traits.get("detection", flat),
-        held=sparse.csc_matrix(np.ones((1, n_genes), dtype=bool)),
+        held=traits.get("held", sparse.csc_matrix(np.ones((1, n_genes), dtype=bool))),
         leading=np.zeros(1, dtype=np.int64),
         expression=traits.get("expression"),
     )
@@ -74,12 +76,56 @@ def test_traits_add_up():
     assert group.nearest(0, others).tolist() == others[np.argsort(distance)].tolist()
 
 
+def test_the_nearest_few_are_the_first_of_all():
+    group = group_of(300, rank=np.random.default_rng(0).integers(0, 9, 300) / 8)  # with many ties
+    others = np.arange(1, 300)
+    for n in (1, 20, 298, 299, 500):
+        assert group.nearest(0, others, n).tolist() == group.nearest(0, others)[:n].tolist()
+
+
+def test_pairs_share_a_pool_of_null_pairs():
+    rng = np.random.default_rng(2)
+    group = group_of(600, rank=rng.random(600), detection=rng.random(600))
+    pairs = list(itertools.combinations(range(8), 2))
+    chosen = choose_null_sets(group, pairs, candidates=np.arange(600), n_null=30)
+    pool = {null for nulls in chosen.values() for null in nulls}
+    assert len(pool) == len({frozenset(null) for null in pool}) <= 60
+    assert not {gene for null in pool for gene in null} & set(range(8))
+    traits = np.column_stack([group.rank, group.detection])
+
+    def distance(one, other):
+        one, other = (sorted(genes, key=lambda gene: group.rank[gene]) for genes in (one, other))
+        return np.abs(traits[one] - traits[other]).sum()
+
+    found = []
+    for pair, nulls in chosen.items():
+        nearest = sorted(distance(pair, null) for null in pool)[:30]
+        np.testing.assert_allclose([distance(pair, null) for null in nulls], nearest)
+        found += nearest
+    at_random = [distance(pair, rng.choice(600, 2, replace=False)) for pair in pairs for _ in range(30)]
+    assert np.mean(found) < 0.7 * np.mean(at_random)
+
+
+def test_null_pairs_are_held_together_by_as_many_cells():
+    held = np.random.default_rng(1).random((60, 80)) < 0.3
+    group = group_of(80, held=sparse.csc_matrix(held))
+    together = [np.count_nonzero(held[:, a] & held[:, b]) for a, b in ((0, 1), (2, 3))]
+    assert min(together) < 8 < max(together) + 8
+    for genes, least in zip([(0, 1), (2, 3)], together, strict=True):
+        (nulls,) = choose_null_sets(group, [genes], candidates=np.arange(80), n_null=20, n_cells=5).values()
+        assert len(nulls) == 20
+        assert min(np.count_nonzero(held[:, a] & held[:, b]) for a, b in nulls) >= min(least, 5)
+    nobody = group_of(80, held=sparse.csc_matrix(np.eye(80, dtype=bool)))
+    (nulls,) = choose_null_sets(nobody, [(0, 1)], candidates=np.arange(80), n_null=5, n_cells=5).values()
+    assert len(nulls) == 5  # nor does any cell hold the tested pair
+
+
 def test_200_null_genes_or_as_many_as_exist():
     rng = np.random.default_rng(3)
     group = group_of(900, rank=rng.random(900), detection=rng.random(900), expression=rng.random(900))
     sets = [(5,), (60,), (300,), (7, 8)]
     assert NULL_GENES == 200
-    for candidates, expected in ((np.arange(900), {200}), (np.arange(100), {95, 99, 100})):
+    for candidates, expected in ((np.arange(900), {200}), (np.arange(100), {99, 100, 200})):
         chosen = choose_null_sets(group, sets, candidates=candidates, n_null=NULL_GENES)
         assert {len(null) for null in chosen.values()} <= expected
         for genes, null in chosen.items():

@@ -5,7 +5,7 @@ import pytest
 
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.perturbation.matching import choose_null_sets, rank_groups
-from geneformer_grn.perturbation.screen import PerturbationPlan, plan_screen
+from geneformer_grn.perturbation.screen import PerturbationPlan, fewest_passes, plan_screen
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +140,27 @@ def test_group_labels_are_checked(ranked, tiny_vocabulary):
         rank_groups(ranked, [None] * 120, tiny_vocabulary, seed=0)
     with pytest.raises(ValueError, match="at least 1 cell"):
         PerturbationPlan(cells_per_gene=0)
+
+
+def test_the_largest_size_within_the_bound_is_found(ranked, tiny_vocabulary):
+    """Against a search through all sizes: null genes are kept before cells, down to three cells."""
+    ranks = rank_groups(ranked, np.repeat(["a", "b"], 60), tiny_vocabulary, seed=1)
+    sets = [(10,), (30,)]
+
+    def passes(n_cells, n_null):
+        return plan_screen(ranks, sets, PerturbationPlan(cells_per_gene=n_cells, n_null=n_null)).n_passes
+
+    levels = [24, 18, 13, 10]
+    sizes = [(cells, null) for null in levels for cells in range(9, 2, -1)] + [(2, 10), (1, 10)]
+    for bound in (60, 95, 110, 150, 200, 260, 333, 500):
+        plan = PerturbationPlan(cells_per_gene=9, n_null=24, max_passes=bound)
+        expected = next((size for size in sizes if passes(*size) <= bound), None)
+        if expected is None:
+            with pytest.raises(ValueError, match="passes"):
+                plan_screen(ranks, sets, plan)
+        else:
+            screen = plan_screen(ranks, sets, plan)
+            assert (screen.cells_per_gene, screen.n_null) == expected
+            assert screen.n_passes <= bound
+    fewest = fewest_passes(ranks, sets, PerturbationPlan(cells_per_gene=9, n_null=24))
+    assert fewest.sum() == passes(1, 10)
