@@ -38,8 +38,8 @@ class GeneAxes:
         ``(V,)`` float64 standard deviation (over n - 1) of the states along the axis; NaN without one.
     rank_correlation
         ``(V,)`` float64, 0 to 1: correlation of the position along the axis with how far to the front the
-        gene stands. Near 0, the sign of a shift says little. NaN where the gene stands at the same place in all
-        cells; the largest component of such an axis is positive.
+        gene stands, as a share of its cell's genes. Near 0, the sign of a shift says little. NaN where the
+        gene stands at the same place in all cells; the largest component of such an axis is positive.
     n_cells
         ``(V,)`` int64 sampled cells that hold the gene.
     """
@@ -115,7 +115,8 @@ def gene_axes(
 def leading_direction(states: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the unit vector ``(d,)`` along which `states` ``(n, d)`` vary most, and their spread along it.
 
-    The spread, a standard deviation, is NaN where the states do not vary. Which of the two opposite vectors comes is not said.
+    The spread, a standard deviation, is NaN where the states do not vary. Which of the two opposite vectors
+    is returned is not said.
     """
     centred = states - states.mean(axis=0)
     n_cells, width = centred.shape
@@ -174,9 +175,6 @@ def _states(
         ids = batch.input_ids[0].cpu().numpy()
         is_gene = ids >= vocabulary.n_special
         rows = slice(filled, filled := filled + int(is_gene.sum()))
-        tokens[rows], places[rows], states[rows] = (
-            ids[is_gene],
-            place[is_gene],
-            encoded.cpu().numpy()[is_gene],
-        )
+        tokens[rows], places[rows] = ids[is_gene], place[is_gene]
+        states[rows] = encoded.cpu().numpy()[is_gene]
     return tokens, places, states
