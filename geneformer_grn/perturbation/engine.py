@@ -1,9 +1,12 @@
 """The engine: many perturbations of many cells through the encoder, in packed batches.
 
-One stream of (cell, perturbation) passes runs over all cells and all genes at once, cut into chunks of
-bounded memory. Within a chunk each unperturbed cell is encoded once and its states kept; a perturbed cell's
-states live only as long as its batch. The encoder runs no further than the layer that is read, and no
-language-model head is computed.
+One stream of (cell, perturbation) passes runs over all cells and all genes at once, cut into parts
+(`perturbation.parts`) and those into chunks of bounded memory. Within a chunk each unperturbed cell is
+encoded once and its states kept; a perturbed cell's states live only as long as its batch. The encoder runs
+no further than the layer that is read, and no language-model head but for the readout ``expression``.
+
+`perturb_cells` holds all tables in memory. A run that must not writes its parts to disk instead, see
+`perturbation.part_files`; both give the same numbers.
 """
 
 from __future__ import annotations
@@ -13,20 +16,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 
 from geneformer_grn._runtime import progress
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import Encoder
-from geneformer_grn.perturbation.passes import PassEncoder
-from geneformer_grn.perturbation.readouts import GeneShifts
+from geneformer_grn.perturbation.axes import GeneAxes
+from geneformer_grn.perturbation.parts import PartList, add_sums, perturb_part, state_targets
+from geneformer_grn.perturbation.readouts import gene_shift_table
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
-from geneformer_grn.perturbation.tasks import chunks, make_tasks
 
 CELL_COLUMNS = ("cell_id", "gene", "kind", "group", "readout", "state", "cosine", "shift")
-GENE_SHIFT_COLUMNS = ("gene", "affected", "kind", "group", "shift", "n_cells")
-_CHUNK_BATCHES = 8  # batches whose unperturbed states are held together
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Perturbed:
         with states the difference of cosines; ``shift`` is ``1 - cosine``, or with states the same
         difference. NaN where the cell lacks the gene.
     gene_shifts
-        `GENE_SHIFT_COLUMNS`, or None where the readout was not asked for.
+        The columns `GENE_SHIFT_COLUMNS` of `perturbation.readouts`, or None without the readout ``genes``.
     n_passes
         Cells encoded, unperturbed ones included.
     n_without_gene
@@ -61,6 +61,7 @@ def perturb_cells(
     settings: PerturbSettings,
     *,
     states: Mapping[str, np.ndarray] | None = None,
+    axes: GeneAxes | None = None,
 ) -> Perturbed:
     """Perturb cells in silico and read off how far their states move.
 
@@ -76,6 +77,9 @@ def perturb_cells(
         Layer, pooling, batch size, readouts.
     states
         Name -> ``(d,)`` mean embedding of labelled cells (same layer and pooling), for the readout ``state``.
+    axes
+        Each gene's own axis of variation (same layer), for the signed shifts of the readout ``genes``; None:
+        those are NaN.
 
     Returns
     -------
@@ -90,30 +94,41 @@ def perturb_cells(
     -----
     Theodoris et al. (2023), Transfer learning enables predictions in network biology, Nature 618.
     """
-    targets = dict(states or {}) if "state" in settings.readouts else {}
-    if "state" in settings.readouts and not targets:
-        raise ValueError("the readout 'state' needs mean embeddings of states; pass a start and a goal")
-    request_of = np.repeat(np.arange(len(requests)), [len(request.cells) for request in requests])
-    cell_of = np.concatenate([np.empty(0, dtype=np.int64), *(request.cells for request in requests)])
-    values = np.full((len(cell_of), 1 + len(targets)), np.nan)
-    passes = PassEncoder(encoder, settings, np.array(list(targets.values()), dtype=np.float64))
-    tasks = make_tasks(
-        encoder.vocabulary, ranked, requests, (request_of, cell_of), quartiles=settings.quartiles
-    )
-    n_edits = 0
-    with progress(total=len(cell_of), desc="perturbing", unit="pass") as bar, torch.inference_mode():
-        for chunk, n_seen in chunks(tasks, _CHUNK_BATCHES * settings.token_budget):
-            for part, found in passes.run(chunk):
-                values[[task.row for task in part]] = found
-            n_edits += len(chunk)
-            bar.update(n_seen)
+    targets = state_targets(settings, states)
+    parts = PartList(ranked, requests, encoder.vocabulary)
+    values = np.full((parts.n_pairs, 1 + len(targets)), np.nan)
+    sums: dict[str, list[pd.DataFrame]] = {}
+    n_passes = n_without_gene = 0
+    with progress(total=parts.n_pairs, desc="perturbing", unit="pass") as bar:
+        for number in range(len(parts)):
+            request, cell, row = parts.pairs(number)
+            found = perturb_part(
+                encoder, ranked, requests, (request, cell), settings,
+                states=targets, axes=axes, tell=bar.update,
+            )  # fmt: skip
+            values[row] = found.values
+            for readout, frame in found.sums.items():
+                sums.setdefault(readout, []).append(frame)
+            n_passes += found.n_passes
+            n_without_gene += found.n_without_gene
     names = set_names(requests, encoder.vocabulary)
-    shifts = _gene_table(requests, names, passes.gene_shifts, encoder.vocabulary)
+    kinds, groups = kinds_and_groups(requests)
+    by_readout = {readout: add_sums(frames) for readout, frames in sums.items()}
     return Perturbed(
-        cells=_cell_table(requests, names, (request_of, cell_of), values, ["", *targets]),
-        gene_shifts=shifts if "genes" in settings.readouts else None,
-        n_passes=passes.n_encoded,
-        n_without_gene=len(cell_of) - n_edits,
+        cells=pd.concat(
+            [
+                cells_frame(requests, range(len(requests)), names, column, state=state)
+                for state, column in zip(["", *targets], values.T, strict=True)
+            ],
+            ignore_index=True,
+        ),
+        gene_shifts=(
+            gene_shift_table(by_readout["genes"], names, kinds, groups, encoder.vocabulary)
+            if "genes" in by_readout
+            else None
+        ),
+        n_passes=n_passes,
+        n_without_gene=n_without_gene,
     )
 
 
@@ -123,48 +138,48 @@ def set_names(requests: Sequence[Request], vocabulary: GeneVocabulary) -> np.nda
     return np.array(["+".join(ids[list(request.genes)]) for request in requests], dtype=object)
 
 
-def _cell_table(
-    requests: Sequence[Request],
-    names: np.ndarray,
-    pairs: tuple[np.ndarray, np.ndarray],
-    values: np.ndarray,
-    states: list[str],
-) -> pd.DataFrame:
-    """Return the cells table from `values` ``(n, 1 + s)``: the cell cosine, then each state's difference."""
-    request_of, cell_of = pairs
+def kinds_and_groups(requests: Sequence[Request]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ``(n,)`` kinds and cell groups of the requests."""
     kinds = np.array([request.kind for request in requests], dtype=object)
-    groups = np.array([request.group for request in requests], dtype=object)
-    common = {
-        "cell_id": cell_of,
-        "gene": names[request_of],
-        "kind": kinds[request_of],
-        "group": groups[request_of],
-    }
-    parts = [
-        pd.DataFrame(
-            {
-                **common,
-                "readout": "state" if state else "cell",
-                "state": state,
-                "cosine": column,
-                "shift": column if state else 1.0 - column,
-                "request": request_of,
-            }
-        )
-        for state, column in zip(states, values.T, strict=True)
-    ]
-    return pd.concat(parts, ignore_index=True)
+    return kinds, np.array([request.group for request in requests], dtype=object)
 
 
-def _gene_table(
-    requests: Sequence[Request], names: np.ndarray, shifts: GeneShifts, vocabulary: GeneVocabulary
+def cells_frame(
+    requests: Sequence[Request],
+    numbers: Sequence[int] | np.ndarray,
+    names: np.ndarray,
+    values: np.ndarray,
+    *,
+    state: str = "",
 ) -> pd.DataFrame:
-    """Return the table of gene shifts: one row per request and affected gene."""
-    request, affected, cosine, n_cells = shifts.result()
-    kinds = np.array([item.kind for item in requests], dtype=object)
-    groups = np.array([item.group for item in requests], dtype=object)
-    columns = (
-        names[request], vocabulary.ensembl_ids[affected], kinds[request], groups[request], 1.0 - cosine,
-        n_cells,
-    )  # fmt: skip
-    return pd.DataFrame(dict(zip(GENE_SHIFT_COLUMNS, columns, strict=True)))
+    """Return the cells table of some requests and one readout: `CELL_COLUMNS` and ``request``.
+
+    Parameters
+    ----------
+    requests
+        All of them.
+    numbers
+        Which.
+    names
+        Names of the gene sets of all requests.
+    values
+        ``(n,)`` float64, request after request: cosines, or with a state differences of cosines.
+    state
+        The state, or empty for the cell shift.
+    """
+    some = [requests[number] for number in numbers]
+    sizes = [len(request.cells) for request in some]
+    kinds, groups = kinds_and_groups(some)
+    return pd.DataFrame(
+        {
+            "cell_id": np.concatenate([np.empty(0, dtype=np.int64), *(request.cells for request in some)]),
+            "gene": np.repeat(names[np.asarray(numbers, dtype=np.int64)], sizes),
+            "kind": np.repeat(kinds, sizes),
+            "group": np.repeat(groups, sizes),
+            "readout": "state" if state else "cell",
+            "state": state,
+            "cosine": values,
+            "shift": values if state else 1.0 - values,
+            "request": np.repeat(np.asarray(numbers, dtype=np.int64), sizes),
+        }
+    )
