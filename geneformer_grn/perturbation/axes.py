@@ -154,7 +154,9 @@ def take_cells(ranked: RankedCells, rows: Sequence[int] | np.ndarray) -> RankedC
     cells = [ranked.cell(int(row)) for row in rows]
     offsets = np.concatenate([[0], np.cumsum([len(cell) for cell in cells])]).astype(np.int64)
     tokens = np.concatenate([*cells, ranked.tokens[:0]])
-    return RankedCells(tokens=tokens, offsets=offsets, n_counts=ranked.n_counts[np.asarray(rows)])
+    return RankedCells(
+        tokens=tokens, offsets=offsets, n_counts=ranked.n_counts[np.asarray(rows, dtype=np.int64)]
+    )
 
 
 def _states(
