@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.attention import AttentionCapture
 from geneformer_grn.model.checkpoint import ModelConfig, load_weights, new_model, save_checkpoint
 from geneformer_grn.model.folder import read_model_config, read_vocabulary, resolve_checkpoint
+from geneformer_grn.model.inference import InferenceLayers
 from geneformer_grn.model.layout import AttentionLayout
 
 __all__ = [
@@ -48,7 +50,7 @@ class Encoder:
     device
         Where it runs.
     precision
-        ``fp32``, or ``bf16`` (autocast: matrix products in bfloat16, sums and norms in float32).
+        ``fp32``, or ``bf16`` (matrix products in bfloat16; residual sums and norms in float32).
     name
         Shipped name, Hugging Face id or folder name, as provenance records it (never a path).
     """
@@ -106,16 +108,31 @@ class Encoder:
                 f"(the last) and -1 (the one before) down to {-self.n_layers} (the embedding)"
             )
         n_layers = self.n_layers + encoder_layer
-        with torch.inference_mode(), self._autocast():
-            states = packed_states(self.model, batch.to(self.device), n_layers=n_layers, capture=capture)
-        return states[0].float()
+        batch = batch.to(self.device)
+        with torch.inference_mode():
+            if capture is None:
+                return self._run(batch, n_layers)
+            with self._autocast():
+                return packed_states(self.model, batch, n_layers=n_layers, capture=capture)[0].float()
 
     def masked_logits(self, batch: PackedBatch) -> Tensor:
         """Return the logits ``(M, V)`` float32 of all tokens at the M masked positions of a packed batch."""
         batch = batch.to(self.device)
-        with torch.inference_mode(), self._autocast():
-            states = packed_states(self.model, batch)
-            return masked_head(self.model, states, batch.masked_index)
+        with torch.inference_mode():
+            states = self._run(batch, self.n_layers)
+            with self._autocast():
+                return masked_head(self.model, states[None], batch.masked_index)
+
+    @cached_property
+    def inference(self) -> InferenceLayers:
+        """The model's layers for inference, in `precision`; in bf16 a copy of the weights as they are now."""
+        return InferenceLayers(self.model, torch.bfloat16 if self.precision == "bf16" else torch.float32)
+
+    def _run(self, batch: PackedBatch, n_layers: int) -> Tensor:
+        """Return the float32 states ``(T, d)`` of a batch on the device after the first `n_layers` layers."""
+        _require_fitting(self.model, batch)
+        embedded = self.inference.embed(batch.input_ids[0], batch.position_ids[0])
+        return self.inference.run(embedded, batch.cu_seqlens, batch.max_seqlen, layers=range(n_layers))
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -159,13 +176,7 @@ def packed_states(
     ValueError
         A cell is longer than the model has positions.
     """
-    limit = model.config.max_position_embeddings
-    if batch.max_seqlen > limit:
-        raise ValueError(
-            f"a cell of {batch.max_seqlen:,} tokens does not fit the model's {limit:,} positions; crop it "
-            "with "
-            "cells.ranking.model_input"
-        )
+    _require_fitting(model, batch)
     layers = cast("list[torch.nn.Module]", model.bert.encoder.layer)
     states = model.bert.embeddings(input_ids=batch.input_ids, position_ids=batch.position_ids)
     for layer_index, layer in enumerate(layers[:n_layers]):
@@ -178,6 +189,15 @@ def packed_states(
             layout=layout,
         )
     return states
+
+
+def _require_fitting(model: BertForMaskedLM, batch: PackedBatch) -> None:
+    limit = model.config.max_position_embeddings
+    if batch.max_seqlen > limit:
+        raise ValueError(
+            f"a cell of {batch.max_seqlen:,} tokens does not fit the model's {limit:,} positions; crop it "
+            "with cells.ranking.model_input"
+        )
 
 
 def masked_head(model: BertForMaskedLM, states: Tensor, masked_index: Tensor) -> Tensor:
