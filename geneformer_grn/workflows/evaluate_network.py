@@ -21,7 +21,7 @@ from geneformer_grn.evaluation.networks import (
     score_signs,
     score_strengths,
 )
-from geneformer_grn.evaluation.null_networks import against_random_networks
+from geneformer_grn.evaluation.null_networks import against_random_networks, random_networks
 from geneformer_grn.evaluation.residual import Covariates, gene_level_scores, residual
 from geneformer_grn.network.edges import Universe, read_edges, read_universe
 from geneformer_grn.network.inference import Expression, correlation_edges, mean_and_sd
@@ -165,6 +165,7 @@ def network_card(
     regulators = universe.regulators if universe else tuple(edges["source"].unique())
     targets = universe.targets if universe else tuple(edges["target"].unique())
     pairs = judged_pairs(regulators, targets, truth)
+    networks = random_networks(pairs, n=settings.n_null, seed=settings.seed)
     rows, baselines = [], []
     for group, tables in _by_group(edges):
         covariates = (
@@ -176,7 +177,7 @@ def network_card(
             baselines.append({"group": group, "method": name, **found})
         for method, table in tables:
             rows.append({"group": group, "method": method, "n_edges": len(table)})
-            rows[-1] |= _scores(table, pairs, covariates, scored.get("|r|"), settings)
+            rows[-1] |= _scores(table, pairs, networks, covariates=covariates, seed=settings.seed)
     return {
         "comparison": describe_pairs(pairs, {"regulators": len(regulators), "targets": len(targets)}),
         "rows": rows,
@@ -209,22 +210,18 @@ def covariates_of(matrix: Expression, expression: KnownExpression, pairs: Pairs)
 
 
 def _scores(
-    table: pd.DataFrame,
-    pairs: Pairs,
-    covariates: Covariates | None,
-    correlation: np.ndarray | None,
-    settings: NetworkCardSettings,
+    table: pd.DataFrame, pairs: Pairs, networks: np.ndarray, *, covariates: Covariates | None, seed: int
 ) -> dict[str, Any]:
+    """Return all scores of the edges of one group and method."""
     strength, sign = lay_out(table, pairs)
-    found = score_strengths(strength, pairs, seed=settings.seed) | score_signs(strength, sign, pairs)
+    found = score_strengths(strength, pairs, seed=seed) | score_signs(strength, sign, pairs)
     found["n_judged"] = int((strength >= 0).sum())
-    if settings.n_null:
-        found["random_networks"] = against_random_networks(
-            strength, pairs, n=settings.n_null, seed=settings.seed
-        )
-    if covariates is not None and correlation is not None:
-        found["against_correlation"] = compare(strength, correlation, pairs, seed=settings.seed)
-        found["residual"] = residual(strength, pairs, covariates, seed=settings.seed)
+    if len(networks):
+        found["random_networks"] = against_random_networks(strength, pairs, networks)
+    if covariates is not None:
+        correlation = gene_level_scores(covariates, pairs)["|r|"]
+        found["against_correlation"] = compare(strength, correlation, pairs, seed=seed)
+        found["residual"] = residual(strength, pairs, covariates, seed=seed)
     return found
 
 
