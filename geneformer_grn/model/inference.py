@@ -1,9 +1,8 @@
 """The layers of a BERT for inference alone: the same arithmetic as ``transformers``', with less around it.
 
-No module calls, no autograd, no dropout; sums into buffers that are there already; in bf16 the weights are cast
-once and not in every batch. The residual stream and the norms stay in float32 in both precisions. What is saved
-is memory traffic, which on a CPU is a fifth of the time. Training and attention capture go through the modules
-(`encoder.packed_states`).
+No module calls, no autograd, no dropout; sums go into buffers that are there already; in bf16 the weights are
+cast once and not in every batch. The residual stream and the norms stay in float32 in both precisions.
+Training and attention capture go through the modules (`encoder.packed_states`).
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ class Affine(NamedTuple):
     bias: Tensor | None
 
     def __call__(self, states: Tensor) -> Tensor:
+        """Return ``(T, out)`` of states ``(T, in)``."""
         return functional.linear(states, self.weight, self.bias)
 
 
@@ -113,8 +113,9 @@ class InferenceLayers:
             layer = self.layers[number]
             query, key, value = layer.heads(states, self.n_heads)
             if runs is None:
-                packed = (part.transpose(0, 1)[None] for part in (query, key, value))
-                mixed = attend_layout(*packed, cu_seqlens, max_seqlen, layout=layout)[0].flatten(1)
+                q_bhtd, k_bhtd, v_bhtd = (part.transpose(0, 1)[None] for part in (query, key, value))
+                mixed = attend_layout(q_bhtd, k_bhtd, v_bhtd, cu_seqlens, max_seqlen, layout=layout)
+                mixed = mixed[0].flatten(1)
             else:
                 mixed = attend_runs(query, key, value, runs)
             states = layer.after_attention(states, mixed)

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.perturbation.cosines import cosines_of_rows
 from geneformer_grn.perturbation.edits import Edit
 from geneformer_grn.perturbation.sums import PairSums, mean_and_sd, pair_columns
 
@@ -64,6 +65,9 @@ def aligned_cosines(
     ``(K,)`` float64.
     """
     cosines = np.empty(len(before_index))
+    if before.device.type == "cpu" and before.dtype == after.dtype == torch.float32:
+        cosines_of_rows(before.numpy(), after.numpy(), before_index, after_index, cosines)
+        return cosines
     for start in range(0, len(before_index), _ROWS):
         part = slice(start, start + _ROWS)
         rows_before = torch.from_numpy(before_index[part]).to(before.device)
