@@ -19,7 +19,7 @@ import typer
 
 VERBS = (
     "demo", "run", "validate", "genes", "vocab", "import_geneformer", "tokenize", "corpus", "pretrain",
-    "embed", "perturb", "network", "propagate", "evaluate", "card", "info",
+    "embed", "perturb", "perturb_merge", "network", "propagate", "simulate", "evaluate", "card", "info",
 )  # fmt: skip
 
 _INPUT_ERRNO = {

@@ -68,3 +68,11 @@ Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threa
 EncoderLayer = Annotated[
     int, typer.Option("--encoder-layer", help="Layer to read: 0 is the last, -1 the one before.")
 ]
+Donors = Annotated[
+    str | None,
+    typer.Option("--donors", metavar="COLUMN", help="obs column of donors; intervals are then over donors."),
+]
+NullGenes = Annotated[
+    int, typer.Option("--null-genes", min=0, help="Matched genes to compare each gene with; 0: no p-values.")
+]
+NullCells = Annotated[int, typer.Option("--null-cells", min=1, help="Cells each null gene is perturbed in.")]

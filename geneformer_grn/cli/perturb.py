@@ -1,4 +1,8 @@
-"""``geneformer-grn perturb``: in-silico perturbation of genes in the cells of a file."""
+"""``geneformer-grn perturb``: in-silico perturbation of genes in the cells of a file.
+
+The parts that are done lie in ``OUT.unfinished`` until the tables are written: the same command goes on there
+after an interruption, ``--part I/N`` does one machine's share, and ``perturb-merge`` joins the shares.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Annotated
 import typer
 
 from geneformer_grn.cli import options, verb
+from geneformer_grn.workflows.perturb_options import NULL_GENES, PART_TOKENS
 
 
 def add(app: typer.Typer) -> None:
@@ -57,19 +62,21 @@ def perturb(
     ] = "",
     readout: Annotated[
         str | None,
-        typer.Option("--readout", help="cell,state,genes (default: cell, with states also state)."),
+        typer.Option(
+            "--readout", help="cell,state,genes,expression (default: cell, with states also state)."
+        ),
     ] = None,
+    donors: options.Donors = None,
+    statistics: Annotated[
+        str, typer.Option("--statistics", help="reference: the reference's statistics too, beside ours.")
+    ] = "",
     encoder_layer: options.EncoderLayer = -1,
     pooling: Annotated[
         str | None,
         typer.Option("--pooling", help="mean (over genes) or cls; default: what the model's setting uses."),
     ] = None,
-    n_null: Annotated[
-        int, typer.Option("--null-genes", min=0, help="Genes of the same rank to compare each gene with.")
-    ] = 40,
-    null_cells: Annotated[
-        int, typer.Option("--null-cells", min=1, help="Cells of a group each null gene is perturbed in.")
-    ] = 10,
+    n_null: options.NullGenes = NULL_GENES,
+    null_cells: options.NullCells = 10,
     max_passes: Annotated[
         int | None, typer.Option("--max-passes", min=1, help="Upper bound on passes, nulls included.")
     ] = None,
@@ -88,20 +95,31 @@ def perturb(
     precision: options.PrecisionOption = "fp32",
     token_budget: options.TokenBudget = 16_384,
     threads: options.Threads = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            metavar="I/N",
+            help="Do share I of N, from 0, of the parts and leave: for many machines.",
+        ),
+    ] = None,
+    part_tokens: Annotated[
+        int, typer.Option("--part-tokens", min=1, help="Tokens of a part, and at most lost when interrupted.")
+    ] = PART_TOKENS,
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write effects.parquet, cells.parquet, parameters.json; for the readout genes gene_shifts.parquet."""
-    with verb(quiet=quiet, as_json=as_json, threads=threads) as summary:
-        from geneformer_grn._runtime import library_versions, logger, staged_folder, write_json
-        from geneformer_grn.cells.counts import ReadSettings, read_counts
-        from geneformer_grn.model.encoder import load_encoder
+    """Write effects.parquet, cells.parquet, parameters.json, and a table for each further readout."""
+    with verb(quiet=quiet, as_json=as_json, threads=threads, repeatable=True) as summary:
+        from geneformer_grn._runtime import logger
+        from geneformer_grn.cells.counts import ReadSettings
+        from geneformer_grn.cells.stamps import parse_share
         from geneformer_grn.workflows.perturb import (
             PerturbOptions,
+            PerturbSource,
             parse_genes,
-            perturb_counts,
-            record,
+            perturb_file,
             split_names,
         )
 
@@ -118,12 +136,15 @@ def perturb(
             goal=goal,
             alternatives=split_names(alternatives),
             readouts=None if readout is None else split_names(readout),
+            donors=donors,
+            statistics=split_names(statistics),
             n_null=n_null,
             null_cells=null_cells,
             max_passes=max_passes,
             encoder_layer=encoder_layer,
             pooling=pooling,  # type: ignore[arg-type]  # checked there, with the known names
             token_budget=token_budget,
+            part_tokens=part_tokens,
             seed=seed,
         )
         reading = ReadSettings(
@@ -136,18 +157,16 @@ def perturb(
             where=where,
             species=species,  # type: ignore[arg-type]  # checked there, with the known names
         )
-        with staged_folder(out) as folder:
-            encoder = load_encoder(model, device=device, precision=precision)  # type: ignore[arg-type]
-            counts = read_counts(file, encoder.vocabulary, reading, n_cells=n_cells, seed=seed)
-            result = perturb_counts(encoder, counts, chosen)
-            facts = record(encoder, counts, chosen, result)
-            result.effects.to_parquet(folder / "effects.parquet", index=False)
-            result.cells.to_parquet(folder / "cells.parquet", index=False)
-            if result.gene_shifts is not None:
-                result.gene_shifts.to_parquet(folder / "gene_shifts.parquet", index=False)
-            write_json(
-                folder / "parameters.json",
-                {"verb": "perturb", "file": file, **facts, "versions": library_versions()},
-            )
-        logger.info("wrote %s", out)
-        summary |= {"out": out, "model": encoder.name, "kind": kind, **result.facts, "seed": seed}
+        source = PerturbSource(
+            file=file,
+            model=model,
+            read=reading,
+            n_cells=n_cells,
+            device=device,
+            precision=precision,  # type: ignore[arg-type]  # checked there, with the known names
+        )
+        share = None if part is None else parse_share(part, "--part")
+        facts = perturb_file(source, out, chosen, share=share)
+        if facts["finished"]:
+            logger.info("wrote %s", out)
+        summary |= {"out": out, "kind": kind, **facts, "seed": seed}

@@ -22,6 +22,7 @@ from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import Encoder
 from geneformer_grn.perturbation.axes import GeneAxes
+from geneformer_grn.perturbation.expression import expression_table
 from geneformer_grn.perturbation.parts import PartList, add_sums, perturb_part, state_targets
 from geneformer_grn.perturbation.readouts import gene_shift_table
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
@@ -42,6 +43,8 @@ class Perturbed:
         difference. NaN where the cell lacks the gene.
     gene_shifts
         The columns `GENE_SHIFT_COLUMNS` of `perturbation.readouts`, or None without the readout ``genes``.
+    expression
+        The columns `EXPRESSION_COLUMNS` of `perturbation.expression`, or None without that readout.
     n_passes
         Cells encoded, unperturbed ones included.
     n_without_gene
@@ -50,6 +53,7 @@ class Perturbed:
 
     cells: pd.DataFrame
     gene_shifts: pd.DataFrame | None
+    expression: pd.DataFrame | None
     n_passes: int
     n_without_gene: int
 
@@ -112,24 +116,45 @@ def perturb_cells(
             n_passes += found.n_passes
             n_without_gene += found.n_without_gene
     names = set_names(requests, encoder.vocabulary)
-    kinds, groups = kinds_and_groups(requests)
-    by_readout = {readout: add_sums(frames) for readout, frames in sums.items()}
+    cells = [
+        cells_frame(requests, range(len(requests)), names, column, state=state)
+        for state, column in zip(["", *targets], values.T, strict=True)
+    ]
+    tables = {
+        readout: sums_table(readout, add_sums(frames), requests, names, encoder.vocabulary)
+        for readout, frames in sums.items()
+    }
     return Perturbed(
-        cells=pd.concat(
-            [
-                cells_frame(requests, range(len(requests)), names, column, state=state)
-                for state, column in zip(["", *targets], values.T, strict=True)
-            ],
-            ignore_index=True,
-        ),
-        gene_shifts=(
-            gene_shift_table(by_readout["genes"], names, kinds, groups, encoder.vocabulary)
-            if "genes" in by_readout
-            else None
-        ),
+        cells=pd.concat(cells, ignore_index=True),
+        gene_shifts=tables.get("genes"),
+        expression=tables.get("expression"),
         n_passes=n_passes,
         n_without_gene=n_without_gene,
     )
+
+
+def sums_table(
+    readout: str,
+    sums: pd.DataFrame,
+    requests: Sequence[Request],
+    names: np.ndarray,
+    vocabulary: GeneVocabulary,
+) -> pd.DataFrame:
+    """Return the table of the readout ``genes`` or ``expression``, from sums added over all parts.
+
+    Parameters
+    ----------
+    readout
+        Which.
+    sums
+        ``request``, ``affected`` and that readout's sums.
+    requests, names
+        All requests, and the names of their gene sets.
+    vocabulary
+        What the affected tokens mean.
+    """
+    table_of = gene_shift_table if readout == "genes" else expression_table
+    return table_of(sums, names, *kinds_and_groups(requests), vocabulary)
 
 
 def set_names(requests: Sequence[Request], vocabulary: GeneVocabulary) -> np.ndarray:

@@ -20,6 +20,7 @@ from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import Encoder
 from geneformer_grn.perturbation.axes import GeneAxes
+from geneformer_grn.perturbation.expression import ExpressionSums
 from geneformer_grn.perturbation.passes import PassEncoder
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
 from geneformer_grn.perturbation.tasks import chunks, make_tasks
@@ -201,19 +202,24 @@ def perturb_part(
     values = np.full((len(pairs[0]), 1 + len(targets)), np.nan)
     passes = PassEncoder(encoder, settings, np.array(list(targets.values()), dtype=np.float64), axes)
     tasks = make_tasks(encoder.vocabulary, ranked, requests, pairs, quartiles=settings.quartiles)
+    expression = ExpressionSums(encoder, settings) if "expression" in settings.readouts else None
     n_edits = 0
     with torch.inference_mode():
         for chunk, n_seen in chunks(tasks, _CHUNK_BATCHES * settings.token_budget):
             for batch, found in passes.run(chunk):
                 values[[task.row for task in batch]] = found
+            if expression is not None:
+                expression.add(chunk)
             n_edits += len(chunk)
             if tell is not None:
                 tell(n_seen)
     sums = {"genes": passes.gene_shifts.frame()} if "genes" in settings.readouts else {}
+    if expression is not None:
+        sums["expression"] = expression.frame()
     return PartResult(
         values=values,
         sums=sums,
-        n_passes=passes.n_encoded,
+        n_passes=passes.n_encoded + (0 if expression is None else expression.n_passes),
         n_without_gene=len(values) - n_edits,
     )
 

@@ -10,11 +10,10 @@ from geneformer_grn._runtime import logger
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.genes.mapping import find_genes, lookup
 from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.workflows.perturb_options import REGULATORS
 
 if TYPE_CHECKING:
-    from geneformer_grn.workflows.perturb import PerturbOptions
-
-ALL, REGULATORS = "all", "regulators"
+    from geneformer_grn.workflows.perturb_options import PerturbOptions
 
 
 def gene_sets(

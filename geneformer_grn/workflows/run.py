@@ -167,8 +167,9 @@ def run_file(source: Path | str | AnnData, out: Path, settings: RunSettings) -> 
         with timings.step("perturbing genes"):
             genes = asked.perturb or hub_regulators(network, vocabulary, n_hubs=settings.n_hubs)
             screen, left_out = perturb_groups(
-                encoder, ranked, grouping.labels, network=network, genes=genes, settings=settings
-            )
+                encoder, ranked, grouping.labels,
+                counts=counts, network=network, genes=genes, settings=settings,
+            )  # fmt: skip
         with timings.step("propagating effects"):
             propagated = propagate_cells(
                 network.edges, counts, vocabulary,

@@ -237,11 +237,12 @@ def perturb_groups(
     ranked: RankedCells,
     labels: np.ndarray,
     *,
+    counts: CellCounts,
     network: NetworkResult,
     genes: list[int],
     settings: RunSettings,
 ) -> tuple[PerturbationResult, list[str]]:
-    """Delete each gene in the groups that have a network, next to null genes of the same rank.
+    """Delete each gene in the groups that have a network, next to null genes of like rank and expression.
 
     Returns
     -------
@@ -253,7 +254,7 @@ def perturb_groups(
     ValueError
         Not even the largest group fits.
     """
-    from geneformer_grn.perturbation.effects import run_screen
+    from geneformer_grn.perturbation.effects import CellFacts, run_screen
     from geneformer_grn.perturbation.matching import rank_groups
     from geneformer_grn.perturbation.requests import PerturbSettings
     from geneformer_grn.perturbation.screen import PerturbationPlan, plan_screen
@@ -275,7 +276,8 @@ def perturb_groups(
         kept = labels.astype(object)
         kept[~np.isin(labels, by_size[:n_groups])] = None
         try:
-            plan_screen(rank_groups(ranked, kept, encoder.vocabulary, seed=plan.seed), sets, plan)
+            ranks = rank_groups(ranked, kept, encoder.vocabulary, seed=plan.seed, counts=counts)
+            plan_screen(ranks, sets, plan)
         except ValueError:
             if n_groups == 1:
                 raise
@@ -287,4 +289,5 @@ def perturb_groups(
             "%d passes reach for the %d largest groups; not perturbed: %s (allow more by --passes)",
             settings.max_passes, n_groups, ", ".join(left_out),
         )  # fmt: skip
-    return run_screen(encoder, ranked, kept, sets, plan, settings=how), left_out
+    known = CellFacts(counts=counts)
+    return run_screen(encoder, ranked, kept, sets, plan, settings=how, known=known), left_out

@@ -8,11 +8,11 @@ import pytest
 from geneformer_grn.cells.counts import read_counts
 from geneformer_grn.cells.ranking import rank_cells
 from geneformer_grn.embedding import EmbedSettings, embed_cells
+from geneformer_grn.perturbation.readouts import GENE_SHIFT_COLUMNS
 from geneformer_grn.workflows.perturb import (
     PerturbOptions,
     parse_genes,
     perturb_counts,
-    record,
     split_names,
 )
 
@@ -203,7 +203,7 @@ def test_states_perturb_the_start_cells_towards_the_goal(tiny_encoder, counts):
 
 def test_genes_readout_comes_with_cells(tiny_encoder, counts):
     result = perturb_counts(tiny_encoder, counts, quick(readouts=("genes",), groups="cell_type"))
-    assert result.gene_shifts.columns.tolist() == ["gene", "affected", "kind", "group", "shift", "n_cells"]
+    assert tuple(result.gene_shifts.columns) == GENE_SHIFT_COLUMNS
     assert set(result.gene_shifts["group"]) == {"A", "B"}
     assert set(result.cells["readout"]) == {"cell"}
 
@@ -227,7 +227,10 @@ def test_genes_readout_comes_with_cells(tiny_encoder, counts):
         ({"pairs": True, "anchor": "GENE4"}, "pairs and an anchor combine genes in different ways"),
         ({"anchor": "GENE3"}, "only the anchor itself"),
         ({"anchor": "NOSUCH"}, "NOSUCH"),
-        ({"readouts": ("expression",)}, "expression"),
+        ({"readouts": ("velocity",)}, "choose from cell, state, genes, expression"),
+        ({"donors": "nowhere"}, "no obs column 'nowhere' for --donors"),
+        ({"statistics": ("bayes",)}, "bayes are unknown; choose reference"),
+        ({"part_tokens": 0}, "at least 1 token"),
         ({"readouts": ("state",)}, "start and a goal"),
         ({"max_passes": 3}, "passes"),
     ],
@@ -248,8 +251,7 @@ def test_parse_genes():
 
 def test_record_holds_single_values(tiny_encoder, counts):
     options = quick()
-    result = perturb_counts(tiny_encoder, counts, options)
-    noted = record(tiny_encoder, counts, options, result)
+    noted = perturb_counts(tiny_encoder, counts, options).record
     assert noted["parameters"]["genes"] == "GENE3"
     assert noted["found"]["n_passes"] > 0
     for section in ("parameters", "found", "cells"):
