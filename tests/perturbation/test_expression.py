@@ -6,11 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import BertForMaskedLM
 
 from geneformer_grn.cells.ranking import RankedCells, model_input
-from geneformer_grn.genes.vocabulary import SPECIAL_TOKENS, GeneVocabulary
-from geneformer_grn.model.encoder import ModelConfig, load_encoder, new_model, save_checkpoint
 from geneformer_grn.perturbation import expression as module
 from geneformer_grn.perturbation.expression import (
     EXPRESSION_COLUMNS,
@@ -24,40 +21,11 @@ from geneformer_grn.perturbation.tasks import make_tasks
 KINDS = ["delete", "overexpress", "inhibit", "activate", "knockout"]
 
 
-@pytest.fixture(scope="module", params=["default", "v1"])
-def encoder(request, tiny_encoder, tiny_vocabulary, tmp_path_factory):
-    """The tiny model; with ``v1`` one whose cells have no ``<cls>`` and no ``<eos>``."""
-    if request.param == "default":
-        return tiny_encoder
-    special = SPECIAL_TOKENS["v1"]
-    genes = {name: getattr(tiny_vocabulary, name)[5:] for name in ("ensembl_ids", "symbols", "medians")}
-    vocabulary = GeneVocabulary(
-        ensembl_ids=np.concatenate([np.array(special, dtype=object), genes["ensembl_ids"]]),
-        symbols=np.concatenate([np.array(special, dtype=object), genes["symbols"]]),
-        medians=np.concatenate([[np.nan] * 2, genes["medians"]]),
-        is_regulator=np.concatenate([[False] * 2, tiny_vocabulary.is_regulator[5:]]),
-        setting="v1",
-        max_length=48,
-    )
-    config = ModelConfig(n_layers=2, hidden_size=32, n_heads=2, ffn_size=64, initializer_range=0.2)
-    folder = tmp_path_factory.mktemp("checkpoint") / "v1"
-    save_checkpoint(new_model(config, vocabulary, seed=1), vocabulary, folder)
-    return load_encoder(folder, device="cpu")
-
-
 @pytest.fixture(scope="module")
-def plain(encoder, tmp_path_factory):
-    """The same weights with stock attention."""
-    folder = tmp_path_factory.mktemp("plain")
-    encoder.model.save_pretrained(folder)
-    return BertForMaskedLM.from_pretrained(folder, attn_implementation="eager").eval()
-
-
-@pytest.fixture(scope="module")
-def ranked(encoder):
+def ranked(any_encoder):
     """Cells of 60 genes (more than the model reads), 14, 4 and 1."""
     rng = np.random.default_rng(2)
-    genes = np.arange(encoder.vocabulary.n_special, len(encoder.vocabulary))
+    genes = np.arange(any_encoder.vocabulary.n_special, len(any_encoder.vocabulary))
     cells = [rng.permutation(genes)[:length] for length in (60, 14, 4, 1)]
     offsets = np.concatenate([[0], np.cumsum([len(cell) for cell in cells])])
     return RankedCells(
@@ -148,19 +116,19 @@ def brute_force(model, vocabulary, cell, genes, kind, settings):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_equals_brute_force(encoder, plain, ranked, kind):
-    vocabulary, cells = encoder.vocabulary, np.arange(len(ranked))
+def test_every_kind_equals_brute_force(any_encoder, plain_model, ranked, kind):
+    vocabulary, cells = any_encoder.vocabulary, np.arange(len(ranked))
     requests = [Request(genes=genes, kind=kind, cells=cells) for genes in genes_to_perturb(ranked)]
     settings = PerturbSettings(quartiles=2, token_budget=100, fold_seed=3)
     expected = {}
     for number, request in enumerate(requests):
         for cell in cells:
-            changes = brute_force(plain, vocabulary, ranked.cell(cell), request.genes, kind, settings)
+            changes = brute_force(plain_model, vocabulary, ranked.cell(cell), request.genes, kind, settings)
             for gene, values in (changes or {}).items():
                 expected.setdefault((number, gene), []).append(values)
     pairs = np.repeat(np.arange(len(requests)), len(cells)), np.tile(cells, len(requests))
     tasks = [task for task in make_tasks(vocabulary, ranked, requests, pairs, quartiles=2) if task]
-    sums = expression_sums(encoder, tasks, settings)
+    sums = expression_sums(any_encoder, tasks, settings)
     assert list(zip(sums["request"], sums["affected"], strict=True)) == sorted(expected)
     assert sums["n_cells"].tolist() == [len(expected[key]) for key in sorted(expected)]
     values = [np.array(expected[key]) for key in sorted(expected)]
@@ -171,7 +139,7 @@ def test_every_kind_equals_brute_force(encoder, plain, ranked, kind):
     assert sums["delta_nats"].abs().max() > 0.01
     assert sums["delta_rank"].abs().max() > 0.01
 
-    table = expression_changes(encoder, ranked, requests, settings)
+    table = expression_changes(any_encoder, ranked, requests, settings)
     assert tuple(table.columns) == EXPRESSION_COLUMNS
     np.testing.assert_allclose(table["delta_nats"], [one[:, 0].mean() for one in values], atol=1e-5)
     np.testing.assert_allclose(table["delta_rank_sd"], [one[:, 1].std() for one in values], atol=1e-4)
@@ -182,63 +150,63 @@ def test_every_kind_equals_brute_force(encoder, plain, ranked, kind):
     assert set(table["kind"]) == {kind}
 
 
-def tasks_of(encoder, ranked, genes, kind, cells, **flags):
+def tasks_of(any_encoder, ranked, genes, kind, cells, **flags):
     requests = [Request(genes=(gene,), kind=kind, cells=cells, **flags) for gene in genes]
     pairs = np.repeat(np.arange(len(requests)), len(cells)), np.tile(cells, len(requests))
-    return [task for task in make_tasks(encoder.vocabulary, ranked, requests, pairs) if task]
+    return [task for task in make_tasks(any_encoder.vocabulary, ranked, requests, pairs) if task]
 
 
-def test_passes_are_shared_and_counted(encoder, ranked):
+def test_passes_are_shared_and_counted(any_encoder, ranked):
     """Seven folds of two genes: the cell once, and for each gene its own fold and seven perturbed ones."""
     genes = [int(gene) for gene in ranked.cell(1)]
-    whole = ExpressionSums(encoder, PerturbSettings(token_budget=200))
-    tasks = tasks_of(encoder, ranked, genes, "delete", np.array([1]))
+    whole = ExpressionSums(any_encoder, PerturbSettings(token_budget=200))
+    tasks = tasks_of(any_encoder, ranked, genes, "delete", np.array([1]))
     whole.add(tasks)
     assert whole.n_passes == 7 + 14 * (1 + 7)
     # Knocking the same genes out needs no further unperturbed pass.
-    whole.add([*tasks, *tasks_of(encoder, ranked, genes, "knockout", np.array([1]))])
+    whole.add([*tasks, *tasks_of(any_encoder, ranked, genes, "knockout", np.array([1]))])
     assert whole.n_passes == 7 + 14 * (1 + 7) + 2 * 14 * 7
 
 
-def test_a_gene_outside_the_cell_needs_no_pass_of_its_own(encoder, ranked):
+def test_a_gene_outside_the_cell_needs_no_pass_of_its_own(any_encoder, ranked):
     absent = [int(gene) for gene in ranked.cell(0) if gene not in ranked.cell(1)][:3]
-    sums = ExpressionSums(encoder, PerturbSettings())
-    sums.add(tasks_of(encoder, ranked, absent, "overexpress", np.array([1])))
+    sums = ExpressionSums(any_encoder, PerturbSettings())
+    sums.add(tasks_of(any_encoder, ranked, absent, "overexpress", np.array([1])))
     assert sums.n_passes == 7 + 3 * 7
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sums_add_over_parts_wherever_they_are_cut(encoder, ranked, kind):
+def test_sums_add_over_parts_wherever_they_are_cut(any_encoder, ranked, kind):
     genes = [int(gene) for gene in ranked.cell(1)[:3]]
-    tasks = tasks_of(encoder, ranked, genes, kind, np.arange(4))
+    tasks = tasks_of(any_encoder, ranked, genes, kind, np.arange(4))
     assert len(tasks) > 4
     settings = PerturbSettings(token_budget=150)
-    whole = expression_sums(encoder, tasks, settings)
-    parts = [expression_sums(encoder, part, settings) for part in (tasks[:3], tasks[3:4], tasks[4:])]
+    whole = expression_sums(any_encoder, tasks, settings)
+    parts = [expression_sums(any_encoder, part, settings) for part in (tasks[:3], tasks[3:4], tasks[4:])]
     added = pd.concat(parts).groupby(["request", "affected"], as_index=False).sum()
     pd.testing.assert_frame_equal(added, whole, check_exact=False, atol=1e-5)
-    in_turn = ExpressionSums(encoder, settings)
+    in_turn = ExpressionSums(any_encoder, settings)
     for task in tasks:
         in_turn.add([task])
     pd.testing.assert_frame_equal(in_turn.frame(), whole, check_exact=False, atol=1e-5)
-    again = expression_sums(encoder, tasks, settings)
+    again = expression_sums(any_encoder, tasks, settings)
     pd.testing.assert_frame_equal(again, whole, check_exact=True)
 
 
-def test_null_perturbations_cost_nothing(encoder, ranked):
+def test_null_perturbations_cost_nothing(any_encoder, ranked):
     genes = [int(gene) for gene in ranked.cell(1)[:2]]
-    sums = ExpressionSums(encoder, PerturbSettings())
-    sums.add(tasks_of(encoder, ranked, genes, "delete", np.array([1]), is_null=True))
+    sums = ExpressionSums(any_encoder, PerturbSettings())
+    sums.add(tasks_of(any_encoder, ranked, genes, "delete", np.array([1]), is_null=True))
     assert sums.n_passes == 0
     assert sums.frame().empty
 
 
 @pytest.mark.parametrize(("share", "n_folds"), [(0.15, 7), (0.1, 10), (0.5, 2), (1 / 3, 3), (0.25, 4)])
-def test_folds_are_balanced_and_the_same_in_every_perturbation(encoder, ranked, share, n_folds):
+def test_folds_are_balanced_and_the_same_in_every_perturbation(any_encoder, ranked, share, n_folds):
     settings = PerturbSettings(masked_share=share)
     assert settings.n_folds == n_folds
-    sums = ExpressionSums(encoder, settings)
-    tasks = tasks_of(encoder, ranked, [int(gene) for gene in ranked.cell(0)[:9]], "delete", np.array([0]))
+    sums = ExpressionSums(any_encoder, settings)
+    tasks = tasks_of(any_encoder, ranked, [int(gene) for gene in ranked.cell(0)[:9]], "delete", np.array([0]))
     read = set(tasks[0].cell_ids[sums._layout.genes(48)].tolist())
     together = []
     for task in tasks:
@@ -251,15 +219,15 @@ def test_folds_are_balanced_and_the_same_in_every_perturbation(encoder, ranked, 
     for folds in together:
         for fold, first in zip(folds, together[0], strict=True):
             assert len(fold ^ first) <= 2  # the two perturbed genes
-    other = ExpressionSums(encoder, replace(settings, fold_seed=1))
+    other = ExpressionSums(any_encoder, replace(settings, fold_seed=1))
     assert [set(tasks[0].cell_ids[fold.before].tolist()) for fold in other._folds(tasks[0])] != together[0]
 
 
-def test_the_head_is_cut_into_slices(encoder, ranked, monkeypatch):
-    tasks = tasks_of(encoder, ranked, [int(ranked.cell(1)[4])], "delete", np.arange(2))
-    whole = expression_sums(encoder, tasks, PerturbSettings())
-    monkeypatch.setattr(module, "SLICE_VALUES", {"cpu": 2 * len(encoder.vocabulary)})
-    sliced = expression_sums(encoder, tasks, PerturbSettings())
+def test_the_head_is_cut_into_slices(any_encoder, ranked, monkeypatch):
+    tasks = tasks_of(any_encoder, ranked, [int(ranked.cell(1)[4])], "delete", np.arange(2))
+    whole = expression_sums(any_encoder, tasks, PerturbSettings())
+    monkeypatch.setattr(module, "SLICE_VALUES", {"cpu": 2 * len(any_encoder.vocabulary)})
+    sliced = expression_sums(any_encoder, tasks, PerturbSettings())
     pd.testing.assert_frame_equal(sliced, whole, check_exact=False, atol=1e-5)
 
 
