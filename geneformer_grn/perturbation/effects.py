@@ -71,6 +71,8 @@ class PerturbationResult:
         out.
     gene_shifts
         One row per (perturbed, affected) pair and group, or None.
+    expression
+        The same for the readout ``expression``, or None.
     facts
         What was done: passes, cells per gene, null genes (asked for, the fewest and the most that a gene was
         compared with, and the share of genes that had as many as asked for), what they were matched on, pairs
@@ -81,6 +83,7 @@ class PerturbationResult:
     cells: pd.DataFrame
     gene_shifts: pd.DataFrame | None
     facts: dict[str, Any]
+    expression: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +257,7 @@ def run_screen(
         effects=effects,
         cells=kept.reset_index(drop=True),
         gene_shifts=found.gene_shifts,
+        expression=found.expression,
         facts={"n_passes": found.n_passes, **facts, "n_pairs_without_gene": found.n_without_gene},
     )
 

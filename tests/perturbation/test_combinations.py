@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from geneformer_grn.cells.ranking import RankedCells
-from geneformer_grn.perturbation.combinations import anchored_sets, pair_sets, with_contrasts
-from geneformer_grn.perturbation.effects import run_screen
+from geneformer_grn.perturbation.combinations import anchored_sets, contrasts, pair_sets, with_contrasts
+from geneformer_grn.perturbation.effects import prepare, reader_of, run_screen
+from geneformer_grn.perturbation.engine import perturb_cells
 from geneformer_grn.perturbation.requests import PerturbSettings
 from geneformer_grn.perturbation.screen import PerturbationPlan
 
@@ -174,3 +175,44 @@ def test_sets_of_pairs_and_anchors():
         pair_sets([7, 7])
     with pytest.raises(ValueError, match="only the anchor itself"):
         anchored_sets(7, [7])
+
+
+@pytest.mark.parametrize("readout", ["interaction", "beyond_anchor"])
+@pytest.mark.parametrize("slice_size", [10**6, 9])
+def test_pairs_in_slices_are_those_of_the_whole_table(
+    tiny_encoder, tiny_vocabulary, readout, slice_size, monkeypatch
+):
+    rng = np.random.default_rng(4)
+    ranked = cells_of(*(rng.permutation(np.arange(10, 30))[:14] for _ in range(8)))
+    sets = pair_sets((10, 20, 25)) if readout == "interaction" else anchored_sets(10, (20, 25))
+    groups = np.repeat(["a", "b"], 4)
+    settings = PerturbSettings(readouts=("cell", "state"))
+    plan = PerturbationPlan(n_null=2, cells_per_gene=2, tested_cells="all")
+    states = {"goal": rng.normal(size=32)}
+    plain = run_screen(tiny_encoder, ranked, groups, sets, plan, settings=settings, states=states)
+    whole = with_contrasts(plain, readout)
+    prepared = prepare(ranked, groups, sets, tiny_vocabulary, plan)
+    cells = perturb_cells(tiny_encoder, ranked, prepared.screen.requests, settings, states=states).cells
+    asked = []
+
+    def read(numbers):
+        asked.append(numbers)
+        return reader_of(cells)(numbers)
+
+    monkeypatch.setattr("geneformer_grn.perturbation.effects_table._SLICE", slice_size)
+    slices = list(contrasts(prepared.screen, prepared.names, read, readout))
+    assert (
+        len(slices)
+        == len(asked)
+        == (1 if slice_size > 9 else {"interaction": 3, "beyond_anchor": 2}[readout])
+    )
+    assert not any(prepared.screen.requests[number].is_null for numbers in asked for number in numbers)
+    keys = ["group", "gene", "state"]
+    for found, expected in (
+        (pd.concat([part for part, _ in slices]), whole.cells.iloc[len(plain.cells) :]),
+        (pd.concat([part for _, part in slices]), whole.effects.iloc[len(plain.effects) :]),
+    ):
+        order = [*keys, "cell_id"] if "cell_id" in expected else keys
+        found, expected = (t.sort_values(order, ignore_index=True) for t in (found, expected))
+        assert len(found) > 0
+        pd.testing.assert_frame_equal(found, expected[found.columns], check_dtype=False)

@@ -246,3 +246,57 @@ def test_a_trend_among_matched_genes_is_no_effect():
     assert found == pytest.approx(1 / 41)
     few = screen_of(on_trend[:15], n_tested=1, cells_per_gene=2, traits=place[:15])  # too few for a trend
     assert few["p_value"].item() == screen_of(on_trend[:15], n_tested=1, cells_per_gene=2)["p_value"].item()
+
+
+@pytest.mark.parametrize("with_donors", [False, True])
+def test_slices_give_the_same_effects_and_ask_for_every_request_once(with_donors, monkeypatch):
+    rng = np.random.default_rng(6)
+    sizes = [3, 0, 8, 5, 1, 4, 7, 2, 6]
+    requests = [
+        Request(genes=(10 + i,), kind="delete", cells=rng.permutation(20)[:size], is_null=i > 4)
+        for i, size in enumerate(sizes)
+    ]
+    nulls = {0: [5, 6, 3], 1: [5], 2: [0, 5, 6, 7, 8], 3: [7, 8], 4: [8]}  # also tested genes as null
+    screen = Screen(cells_per_gene=3, n_null=5, requests=requests, nulls=nulls)
+    table = pd.concat(
+        pd.DataFrame(
+            {"request": i, "cell_id": request.cells, "readout": "cell" if state == "" else "state",
+             "state": state, "shift": np.where(rng.random(len(request.cells)) < 0.2, np.nan, rng.random())}
+        )
+        for state in ("", "goal") for i, request in enumerate(requests)
+    )  # fmt: skip
+    table["shift"] += rng.normal(0, 0.1, len(table))
+    asked = []
+
+    def read(numbers):
+        asked.append(numbers)
+        return reader_of(table)(numbers)
+
+    names = np.array([f"G{i}" for i in range(len(sizes))], dtype=object)
+    donors = pd.Series(np.arange(20) % 3) if with_donors else None
+    whole = effects_table(screen, names, read, donors=donors)
+    assert len(asked) == 1
+    monkeypatch.setattr("geneformer_grn.perturbation.effects_table._SLICE", 6)
+    asked.clear()
+    sliced = effects_table(screen, names, read, donors=donors)
+    assert len(asked) > 3
+    assert np.concatenate(asked).tolist() == list(range(9))
+    assert max(sum(sizes[i] for i in part) for part in asked) <= 6 + max(sizes)
+    pd.testing.assert_frame_equal(whole, sliced)
+    for row in whole.itertuples():
+        part = table[(table["state"] == row.state)].dropna(subset=["shift"])
+        number = int(row.gene[1:])
+        values = part.loc[part["request"] == number, "shift"].to_numpy()
+        assert row.n_cells == len(values)
+        if len(values):
+            assert row.shift == pytest.approx(values.mean())
+            compared = min(3, len(values))
+            means = [
+                part.loc[part["request"] == other, "shift"].to_numpy()[:compared] for other in nulls[number]
+            ]
+            means = [mean.mean() for mean in means if len(mean)]
+            assert row.n_null == len(means)
+            above = (1 + sum(m >= values[:compared].mean() for m in means)) / (1 + len(means))
+            below = (1 + sum(m <= values[:compared].mean() for m in means)) / (1 + len(means))
+            expected = min(1, 2 * min(above, below)) if row.state else above
+            assert row.p_value_raw == row.p_value == pytest.approx(expected)
