@@ -200,14 +200,6 @@ class GeneShifts:
         """
         return self._sums.frame()
 
-    def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return request, affected token, mean cosine and number of cells of every pair seen, sorted."""
-        sums = self._sums.frame()
-        mean, _ = mean_and_sd(sums, "shift")
-        columns = (sums[name].to_numpy() for name in ("request", "affected", "n_cells"))
-        request, affected, n_cells = columns
-        return request, affected, 1.0 - mean, n_cells
-
 
 def gene_shift_table(
     sums: pd.DataFrame, names: np.ndarray, kinds: np.ndarray, groups: np.ndarray, vocabulary: GeneVocabulary
