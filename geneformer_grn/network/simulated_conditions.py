@@ -25,7 +25,7 @@ def find_driver(network: RegulatoryNetwork, name: str | None) -> int | None:
     if len(network.regulators) == 0:
         raise ValueError("no gene regulates another, so none can drive a state; ask for edges")
     if name == "auto":
-        reach = np.isfinite(network.distances[network.regulators]).sum(axis=1)
+        reach = [np.isfinite(network.distances(gene)).sum() for gene in network.regulators]
         return int(network.regulators[np.argmax(reach)])
     found = np.flatnonzero(network.genes == name)
     if len(found) == 0 or found[0] not in network.regulators:

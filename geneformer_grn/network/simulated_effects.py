@@ -15,14 +15,15 @@ import pandas as pd
 
 from geneformer_grn.network.simulator_network import Conditions, RegulatoryNetwork, steady_state
 
+_GENES = 10
 EFFECT_COLUMNS = (
-    "source", "kind", "group", "gene", "hop", "control", "perturbed", "effect", "effect_in_cells",
+    "gene", "affected", "kind", "group", "hop", "control", "perturbed", "effect", "effect_in_cells",
 )  # fmt: skip
 """Columns of a table of true effects.
 
-``source`` the perturbed gene; ``kind`` knockout or overexpress; ``group`` the cells' condition; ``gene``;
-``hop`` edges from source to gene (0 is the source itself); ``control`` and ``perturbed`` noise-free levels,
-``effect`` their difference; ``effect_in_cells`` mean difference of the paired noisy cells, NaN without cells.
+``gene`` the perturbed one; ``affected``; ``kind`` knockout or overexpress; ``group`` the cells' condition;
+``hop`` edges from the perturbed gene (0 is itself, -1 not reached); ``control`` and ``perturbed`` noise-free
+levels, ``effect`` their difference; ``effect_in_cells`` mean difference of paired noisy cells, NaN without.
 """
 
 
@@ -40,31 +41,26 @@ class Perturbation:
 
 
 def choose_perturbations(
-    network: RegulatoryNetwork,
-    *,
-    n_knockouts: int,
-    n_overexpressed: int,
-    fold: float,
-    generator: np.random.Generator,
+    network: RegulatoryNetwork, number: int | None, factor: float, generator: np.random.Generator
 ) -> list[Perturbation]:
-    """Draw genes to perturb: regulators first, then the others; overexpressed ones likewise.
+    """Draw `number` genes whose production is multiplied by `factor`: regulators first, then the others.
+
+    Without a number it is 10, or all genes where there are fewer.
 
     Raises
     ------
     ValueError
-        More genes are asked for than there are, or `fold` would not overexpress.
+        More genes are asked for than there are, or the factor changes nothing.
     """
-    for number, what in ((n_knockouts, "knock-outs"), (n_overexpressed, "overexpressed genes")):
-        if not 0 <= number <= network.n_genes:
-            raise ValueError(f"{number} {what} of {network.n_genes} genes are impossible")
-    if not 1 < fold < np.inf:
-        raise ValueError(f"overexpression multiplies production by more than 1, got {fold}")
-    found = []
-    for number, factor in ((n_knockouts, 0.0), (n_overexpressed, fold)):
-        others = np.setdiff1d(np.arange(network.n_genes), network.regulators)
-        order = np.concatenate([generator.permutation(network.regulators), generator.permutation(others)])
-        found += [Perturbation(gene=int(gene), factor=factor) for gene in order[:number]]
-    return found
+    if number is None:
+        number = min(_GENES, network.n_genes)
+    if not 0 <= number <= network.n_genes:
+        raise ValueError(f"{number} perturbed genes of {network.n_genes} are impossible")
+    if not (0 <= factor < np.inf and factor != 1):
+        raise ValueError(f"a perturbation multiplies production by 0 or more, and not by 1; got {factor}")
+    others = np.setdiff1d(np.arange(network.n_genes), network.regulators)
+    order = np.concatenate([generator.permutation(network.regulators), generator.permutation(others)])
+    return [Perturbation(gene=int(gene), factor=factor) for gene in order[:number]]
 
 
 def perturbed_conditions(controls: Conditions, perturbations: Sequence[Perturbation]) -> Conditions:
@@ -95,15 +91,15 @@ def true_effects(
     controls, groups
         The ``C`` conditions without perturbation, and their names.
     perturbations
-        ``P`` of them.
+        ``P`` of them, at least one.
     in_cells
         ``(P, C, G)`` mean differences of paired cells.
 
     Returns
     -------
     DataFrame
-        See `EFFECT_COLUMNS`. Rows are the perturbed gene and all genes it leads to; of every other gene the
-        effect is exactly 0, and there is no row.
+        See `EFFECT_COLUMNS`: a row for every gene, by perturbation, then condition. Where ``hop`` is -1 the
+        effect is exactly 0.
 
     Examples
     --------
@@ -113,27 +109,24 @@ def true_effects(
     before = steady_state(network, controls)
     shape = (len(perturbations), *before.shape)
     after = steady_state(network, perturbed_conditions(controls, perturbations)).reshape(shape)
-    names = np.asarray(groups, dtype=object)
     parts = []
     for place, perturbation in enumerate(perturbations):
-        reached = np.flatnonzero(np.isfinite(network.distances[perturbation.gene]))
-        for row, group in enumerate(names):
-            control, perturbed = before[row, reached], after[place, row, reached]
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "source": network.genes[perturbation.gene],
-                        "kind": perturbation.kind,
-                        "group": group,
-                        "gene": network.genes[reached],
-                        "hop": network.distances[perturbation.gene, reached].astype(np.int64),
-                        "control": control,
-                        "perturbed": perturbed,
-                        "effect": perturbed - control,
-                        "effect_in_cells": np.nan if in_cells is None else in_cells[place, row, reached],
-                    }
-                )
+        distance = network.distances(perturbation.gene)
+        hop = np.where(np.isfinite(distance), distance, -1).astype(np.int64)
+        parts += [
+            pd.DataFrame(
+                {
+                    "gene": network.genes[perturbation.gene],
+                    "affected": network.genes,
+                    "kind": perturbation.kind,
+                    "group": group,
+                    "hop": hop,
+                    "control": before[row],
+                    "perturbed": after[place, row],
+                    "effect": after[place, row] - before[row],
+                    "effect_in_cells": np.nan if in_cells is None else in_cells[place, row],
+                }
             )
-    if not parts:
-        return pd.DataFrame(columns=list(EFFECT_COLUMNS))
+            for row, group in enumerate(groups)
+        ]
     return pd.concat(parts, ignore_index=True)

@@ -117,8 +117,8 @@ def network_of_table(
     known = np.isin(sign, (-1.0, 1.0))
     if not known.all():
         raise ValueError(
-            f"row {int(np.argmin(known)) + 1} of the edges has no sign +1 or -1: an edge without one cannot be "
-            "simulated; leave it out"
+            f"row {int(np.argmin(known)) + 1} of the edges has no sign +1 or -1: an edge without one cannot "
+            "be simulated; leave it out"
         )
     genes = np.unique(np.concatenate([table["source"].astype(str), table["target"].astype(str)]))
     strength = generator.uniform(1.0, 5.0, len(table))

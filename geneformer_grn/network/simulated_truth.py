@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from geneformer_grn._runtime import package_version
 from geneformer_grn.network.simulated_conditions import control_conditions, find_driver, run_perturbed
-from geneformer_grn.network.simulated_effects import choose_perturbations, true_effects
+from geneformer_grn.network.simulated_effects import Perturbation, choose_perturbations, true_effects
 from geneformer_grn.network.simulated_network import BasalRates, draw_network, truth_table
 from geneformer_grn.network.simulator import LangevinSettings, simulate_cells
 from geneformer_grn.network.simulator_network import RegulatoryNetwork
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-_NETWORK, _PERTURBED, _OUTLIERS, _COUNTS, _KNOCKOUT_COUNTS, _DEPTHS = range(6)  # independent random streams
+# Independent random streams: what one purpose draws does not move another's numbers.
+_NETWORK, _OUTLIERS, _COUNTS, _KNOCKED_OUT, _RAISED, _KNOCKOUT_COUNTS, _RAISED_COUNTS, _DEPTHS = range(8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class SimulationSettings:
     Parameters
     ----------
     topology
-        The network.
+        The network; None where one is given.
     n_cells
         Cells, dealt in turn to the cell types and states.
     n_types
@@ -49,7 +49,7 @@ class SimulationSettings:
     driver_factor
         What the driver's production is multiplied by in the state ``off``.
     n_knockouts, n_overexpressed
-        Genes to perturb each way, one at a time, regulators first.
+        Genes to perturb each way, one at a time, regulators first. None: 10, or all where there are fewer.
     fold
         What overexpression multiplies production by.
     perturbed_cells
@@ -61,15 +61,15 @@ class SimulationSettings:
         How cells run, and how they are counted.
     """
 
-    topology: TopologySettings
+    topology: TopologySettings | None = None
     n_cells: int = 2_000
     n_types: int = 3
     low: tuple[float, float] = (1.0, 2.0)
     high: tuple[float, float] = (4.0, 6.0)
     driver: str | None = None
     driver_factor: float = 0.1
-    n_knockouts: int = 0
-    n_overexpressed: int = 0
+    n_knockouts: int | None = 0
+    n_overexpressed: int | None = 0
     fold: float = 3.0
     perturbed_cells: int = 200
     names: Literal["human", "synthetic"] = "human"
@@ -86,6 +86,11 @@ class SimulationSettings:
             raise ValueError(f"gene names {self.names!r} are unknown; use human or synthetic")
         if not 0 <= self.driver_factor < 1:
             raise ValueError(f"the driver's loss is a factor from 0 up to 1, got {self.driver_factor}")
+        if not 1 < self.fold < np.inf:
+            raise ValueError(f"overexpression multiplies production by more than 1, got {self.fold}")
+        for number, what in ((self.n_knockouts, "knock-outs"), (self.n_overexpressed, "overexpressed genes")):
+            if number is not None and number < 0:
+                raise ValueError(f"{what} are a number from 0, got {number}")
         if not (0 < self.low[0] <= self.low[1] and 0 < self.high[0] <= self.high[1]):
             raise ValueError(f"basal rates are ranges above 0, got {self.low} and {self.high}")
 
@@ -93,6 +98,28 @@ class SimulationSettings:
     def rates(self) -> BasalRates:
         """The masters' rates."""
         return BasalRates(n_types=self.n_types, low=self.low, high=self.high)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Experiment:
+    """Perturbed cells, and what truly follows.
+
+    Parameters
+    ----------
+    cells
+        AnnData as those of a `Simulation`, with ``obs`` perturbation (gene, or control), kind and pair: cells
+        of one pair share their random numbers, and differ by the perturbation alone.
+    effects
+        See `geneformer_grn.network.simulated_effects.EFFECT_COLUMNS`.
+    """
+
+    cells: AnnData
+    effects: pd.DataFrame
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes perturbed."""
+        return int(self.effects["gene"].nunique())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,15 +133,12 @@ class Simulation:
     network
         The network with its rates.
     cells
-        AnnData: ``X`` csr float32 whole counts, ``layers["clean"]`` float32 the levels
-        before any technical noise, ``obs`` cell_type (and state), ``var`` symbol, is_regulator.
+        AnnData: ``X`` csr float32 whole counts, ``layers["clean"]`` float32 the levels before any technical
+        noise, ``obs`` cell_type (with a driver also state), ``var`` is_regulator.
     truth
         ``source``, ``target``, ``sign`` int8, ``strength`` float64 (largest production rate of the edge).
-    knockouts
-        AnnData as `cells`, with ``obs`` perturbation (gene, or control), kind and pair: cells of one pair
-        share their random numbers. None where nothing was perturbed.
-    effects
-        See `geneformer_grn.network.simulated_effects.EFFECT_COLUMNS`.
+    knockouts, overexpressed
+        What perturbed genes do; None where none was.
     driver
         The gene behind the states; None without states.
     """
@@ -124,8 +148,8 @@ class Simulation:
     network: RegulatoryNetwork
     cells: AnnData
     truth: pd.DataFrame
-    knockouts: AnnData | None
-    effects: pd.DataFrame
+    knockouts: Experiment | None
+    overexpressed: Experiment | None
     driver: str | None
 
     @property
@@ -138,7 +162,8 @@ class Simulation:
             "n_regulators": n_regulators,
             "n_edges": n_edges,
             "density": n_edges / max(1, n_regulators * (self.network.n_genes - 1)),
-            "n_perturbed_cells": 0 if self.knockouts is None else self.knockouts.n_obs,
+            "n_knockouts": 0 if self.knockouts is None else self.knockouts.n_genes,
+            "n_overexpressed": 0 if self.overexpressed is None else self.overexpressed.n_genes,
             "driver": self.driver or "",
             "seed": self.seed,
         }
@@ -161,7 +186,7 @@ def simulate(
     Raises
     ------
     ValueError
-        The numbers are impossible together, see the settings.
+        More genes are to be perturbed than there are, the driver drives nothing, or there is no network.
 
     Examples
     --------
@@ -170,18 +195,16 @@ def simulate(
     (2000, 100)
     """
     if network is None:
-        network = draw_network(
-            settings.topology,
-            settings.rates,
-            names=settings.names,
-            generator=_generator(seed, _NETWORK),
+        if settings.topology is None:
+            raise ValueError("there is no network: neither one to use nor a topology to draw")
+        generator = _generator(seed, _NETWORK)
+        network = draw_network(settings.topology, settings.rates, names=settings.names, generator=generator)
+    knocked_out, raised = (
+        choose_perturbations(network, n_genes, factor, _generator(seed, stream))
+        for n_genes, factor, stream in (
+            (settings.n_knockouts, 0.0, _KNOCKED_OUT),
+            (settings.n_overexpressed, settings.fold, _RAISED),
         )
-    perturbations = choose_perturbations(
-        network,
-        n_knockouts=settings.n_knockouts,
-        n_overexpressed=settings.n_overexpressed,
-        fold=settings.fold,
-        generator=_generator(seed, _PERTURBED),
     )
     driver = find_driver(network, settings.driver)
     controls, labels = control_conditions(network, driver, settings.driver_factor)
@@ -192,29 +215,29 @@ def simulate(
     )
     counts = sequence(levels, factors, settings.sequencing, _generator(seed, _COUNTS))
     obs = labels.iloc[number % len(labels)].set_axis([f"cell{i}" for i in number])
-    cells = _adata(network, counts, levels, obs.drop(columns="group"))
-    knockouts, in_cells = None, None
-    if perturbations:
+
+    def perturb(chosen: list[Perturbation], stream: int) -> Experiment | None:
+        if not chosen:
+            return None
         levels, obs, in_cells = run_perturbed(
-            network, controls, labels, perturbations,
+            network, controls, labels, chosen,
             streams=settings.n_cells + np.arange(settings.perturbed_cells),  # an experiment of its own
             seed=seed, settings=settings.langevin,
         )  # fmt: skip
-        counts = sequence(levels, factors, settings.sequencing, _generator(seed, _KNOCKOUT_COUNTS))
-        knockouts = _adata(network, counts, levels, obs)
-    simulation = Simulation(
+        counts = sequence(levels, factors, settings.sequencing, _generator(seed, stream))
+        effects = true_effects(network, controls, list(labels["group"]), chosen, in_cells=in_cells)
+        return Experiment(cells=_adata(network, counts, levels, obs), effects=effects)
+
+    return Simulation(
         settings=settings,
         seed=seed,
         network=network,
-        cells=cells,
+        cells=_adata(network, counts, levels, obs.drop(columns="group")),
         truth=truth_table(network),
-        knockouts=knockouts,
-        effects=true_effects(network, controls, list(labels["group"]), perturbations, in_cells=in_cells),
+        knockouts=perturb(knocked_out, _KNOCKOUT_COUNTS),
+        overexpressed=perturb(raised, _RAISED_COUNTS),
         driver=None if driver is None else str(network.genes[driver]),
     )
-    for adata in filter(lambda one: one is not None, (cells, knockouts)):
-        adata.uns["geneformer_grn"] = {"simulate": simulation.facts | {"package_version": package_version()}}
-    return simulation
 
 
 def recount(
@@ -242,8 +265,9 @@ def recount(
     >>> depths = recount(simulation, [None, 5_000, 1_000, 100])  # doctest: +SKIP
     """
     settings, cells = simulation.settings.sequencing, simulation.cells
+    # Outliers are a property of the genes, and stay those of the simulation.
+    factors = outlier_factors(cells.n_vars, settings, _generator(simulation.seed, _OUTLIERS))
     seed = simulation.seed if seed is None else seed
-    factors = outlier_factors(cells.n_vars, settings, _generator(seed, _OUTLIERS))
     made: dict[str, AnnData] = {}
     for depth in umi:
         levels = cells.layers["clean"]
@@ -257,7 +281,7 @@ def recount(
 
 
 def _generator(seed: int, *stream: int) -> np.random.Generator:
-    """Return the generator of one purpose; what one purpose draws does not move another's numbers."""
+    """Return the generator of one purpose."""
     return np.random.default_rng([seed, *stream])
 
 

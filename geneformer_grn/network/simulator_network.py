@@ -114,10 +114,9 @@ class RegulatoryNetwork:
         lost = np.where(self.weight < 0, -self.weight, 0.0)
         return np.bincount(self.target, weights=lost, minlength=self.n_genes)
 
-    @cached_property
-    def distances(self) -> np.ndarray:
-        """``(G, G)`` float64 edges on the shortest path from row to column; infinite where there is none."""
-        return csgraph.shortest_path(abs(self.inputs), unweighted=True)
+    def distances(self, gene: int) -> np.ndarray:
+        """Return the ``(G,)`` float64 edges on the shortest path from a gene; infinite where none leads."""
+        return csgraph.shortest_path(abs(self.inputs), unweighted=True, indices=gene)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -238,7 +238,7 @@ def _another(
     *,
     closing: bool,
 ) -> int:
-    """Return a regulator that `gene` does not have; with `closing`, one of its regulators' own if possible."""
+    """Return a regulator that `gene` does not have; `closing`: one of its regulators' own if possible."""
     if closing:
         above = sorted({far for near in parents[gene] for far in parents[near]} - set(parents[gene]))
         if above:
