@@ -3,15 +3,14 @@
 Packing wastes no work on padding, but BERT cannot see it in ``position_ids``: without ``cu_seqlens`` cells
 would attend to each other in silence. So the function registered here refuses to run without it. Which
 kernel runs is the choice of an :class:`~geneformer_grn.model.layout.AttentionLayout`; without one it is
-PyTorch's variable-length kernel on CUDA (bf16/fp16), on CPU a loop of flash-attention calls over the cells,
-wrapped as one operator that ``torch.compile(fullgraph=True)`` sees through, and elsewhere the same loop in
-plain PyTorch. None has attention dropout: packed training needs ``attention_probs_dropout_prob = 0``.
+PyTorch's variable-length kernel on CUDA (bf16/fp16), on CPU the operator of `attention_cpu`, and elsewhere a
+loop over the cells in plain PyTorch. None has attention dropout: packed training needs
+``attention_probs_dropout_prob = 0``.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
 import torch
@@ -19,11 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from geneformer_grn.model.attention_cpu import batched, equal_length_runs, packed_attention_cpu
 from geneformer_grn.model.layout import AttentionLayout, attend_buckets, attend_flex
 
 PACKED_ATTENTION = (
     "geneformer_grn_packed"  # no "flash" in the name: transformers would look for a kernel on the hub
 )
+_equal_length_runs = equal_length_runs
 
 
 class AttentionCapture(Protocol):
@@ -166,126 +167,15 @@ def attend_layout(
     return output_thd.unsqueeze(0)
 
 
-def _lse_dtype(query: Tensor) -> torch.dtype:
-    """Return the dtype the CPU kernel keeps the log-sum-exp in: float32, or float64 for float64."""
-    return torch.promote_types(query.dtype, torch.float32)
-
-
-@torch.library.custom_op("geneformer_grn::packed_attention", mutates_args=(), device_types="cpu")
-def packed_attention_cpu(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the attention output ``(T, H, D)`` and the log-sum-exp ``(T, H)`` of each query, cell by cell.
-
-    `query`, `key`, `value` are ``(T, H, D)``; `cu_seqlens` is ``(N+1,)`` int32 and ends at ``T``. The flash
-    kernels are called by their own names because only so the log-sum-exp comes out, without which the
-    backward pass would have to run the forward one again.
-    """
-    output = query.new_empty(query.shape)
-    logsumexp = query.new_empty(query.shape[:2], dtype=_lse_dtype(query))
-    for rows, shape in _equal_length_runs(cu_seqlens, query.shape[0]):
-        part, part_logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            _batched(query[rows], shape), _batched(key[rows], shape), _batched(value[rows], shape)
-        )
-        _batched(output[rows], shape).copy_(part)
-        _batched(logsumexp[rows], shape).copy_(part_logsumexp)
-    return output, logsumexp
-
-
-@packed_attention_cpu.register_fake
-def _packed_attention_shapes(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor
-) -> tuple[Tensor, Tensor]:
-    return query.new_empty(query.shape), query.new_empty(query.shape[:2], dtype=_lse_dtype(query))
-
-
-@torch.library.custom_op("geneformer_grn::packed_attention_backward", mutates_args=(), device_types="cpu")
-def packed_attention_backward_cpu(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    logsumexp: Tensor,
-    cu_seqlens: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of `query`, `key` and `value`, all ``(T, H, D)``, given that of the output."""
-    gradients = tuple(query.new_empty(query.shape) for _ in range(3))
-    for rows, shape in _equal_length_runs(cu_seqlens, query.shape[0]):
-        grad_part, *parts = (
-            _batched(tensor[rows], shape) for tensor in (grad, query, key, value, output, logsumexp)
-        )
-        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad_part, *parts, dropout_p=0.0, is_causal=False
-        )
-        for gradient, part in zip(gradients, found, strict=True):
-            _batched(gradient[rows], shape).copy_(part)
-    return gradients[0], gradients[1], gradients[2]
-
-
-@packed_attention_backward_cpu.register_fake
-def _packed_attention_backward_shapes(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    logsumexp: Tensor,
-    cu_seqlens: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), query.new_empty(query.shape), query.new_empty(query.shape)
-
-
-def _save_for_backward(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs, *output)
-    ctx.mark_non_differentiable(output[1])
-
-
-def _backward(ctx: Any, grad: Tensor, _grad_logsumexp: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None]:
-    query, key, value, cu_seqlens, output, logsumexp = ctx.saved_tensors
-    return *packed_attention_backward_cpu(grad, query, key, value, output, logsumexp, cu_seqlens), None
-
-
-packed_attention_cpu.register_autograd(_backward, setup_context=_save_for_backward)
-
-
-def _equal_length_runs(cu_seqlens: Tensor, n_tokens: int) -> Iterator[tuple[slice, tuple[int, int]]]:
-    """Yield ``(rows, (n_cells, length))`` for each run of neighbouring cells of equal length, none empty.
-
-    One kernel call then serves the whole run: sorted inference batches and copies of one cell (perturbation)
-    mostly consist of such runs.
-    """
-    offsets = (
-        cu_seqlens.tolist()
-    )  # on a GPU this waits for the device, which the variable-length kernel avoids
-    if offsets[0] != 0 or offsets[-1] != n_tokens:
-        raise ValueError(
-            f"cu_seqlens runs from {offsets[0]} to {offsets[-1]}, the batch has {n_tokens} tokens"
-        )
-    start = run_length = 0
-    for left, right in itertools.pairwise(offsets):
-        if right - left != run_length:
-            if run_length:
-                yield slice(start, left), ((left - start) // run_length, run_length)
-            start, run_length = left, right - left
-    if run_length:
-        yield slice(start, n_tokens), ((n_tokens - start) // run_length, run_length)
-
-
-def _batched(rows: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return rows ``(n * L, H, ...)`` as the view ``(n, H, L, ...)``."""
-    return rows.unflatten(0, shape).transpose(1, 2)
-
-
 def _attend_segments(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Return the attention output ``(T, H, D)``, cell by cell, on any device and differentiable."""
     parts = [
         functional.scaled_dot_product_attention(
-            _batched(query[rows], shape), _batched(key[rows], shape), _batched(value[rows], shape)
+            batched(query[rows], shape), batched(key[rows], shape), batched(value[rows], shape)
         )
         .transpose(1, 2)
         .flatten(0, 1)
-        for rows, shape in _equal_length_runs(cu_seqlens, query.shape[0])
+        for rows, shape in equal_length_runs(cu_seqlens, query.shape[0])
     ]
     return torch.cat(parts)
 

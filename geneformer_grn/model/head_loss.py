@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SLICE_VALUES = {"cpu": 1 << 23, "cuda": 1 << 26}  # logits alive at a time: what a cache, or a kernel, wants
+# Logits alive at a time. On a GPU what its kernels want; on a CPU what the memory just freed can hold:
+# above 32 MiB the allocator fetches fresh pages for every slice, which costs as much as its products.
+SLICE_VALUES = {"cpu": 1 << 22, "cuda": 1 << 26}
 
 
 def head_loss(states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, *, ignored: int) -> Tensor:
@@ -70,24 +72,25 @@ class _HeadLoss(torch.autograd.Function):
             for start in range(0, len(states), rows):
                 some = low_states[start : start + rows]
                 some_labels = labels[start : start + rows]
-                # In place from here on: each copy of the slice costs as much as a tenth of its products.
-                logits = functional.linear(some, low_weight).to(full)
-                logits += bias
                 known = (some_labels != ignored)[:, None]
                 target = torch.where(known, some_labels[:, None], 0)
-                norm = torch.logsumexp(logits, dim=1, keepdim=True)
-                loss += torch.where(known, norm - logits.gather(1, target), 0.0).sum()
+                # Each further pass over the slice costs a tenth of its products, so what is ignored is taken
+                # out of the small matrices, and the one large one is changed in place.
+                logits = functional.linear(some, low_weight).to(full)
+                logits += bias
+                log_shares = torch.log_softmax(logits, dim=1)
+                loss -= torch.where(known, log_shares.gather(1, target), 0.0).sum()
                 if not wanted:
                     continue
-                slope = logits.sub_(torch.where(known, norm, torch.inf)).exp_()  # 0 if ignored
+                slope = log_shares.exp_()
                 slope.scatter_add_(1, target, -known.to(full))
-                low_slope = slope.to(lower)
-                of_states[start : start + rows] = low_slope @ low_weight
+                low_slope, counted = slope.to(lower), known.to(lower)
+                of_states[start : start + rows] = (low_slope @ low_weight) * counted
                 if lower == full:
-                    of_weight.addmm_(low_slope.T, some)
+                    of_weight.addmm_(low_slope.T, some * counted)
                 else:
-                    of_weight += low_slope.T @ some
-                of_bias += slope.sum(dim=0)
+                    of_weight += low_slope.T @ (some * counted)
+                of_bias.addmv_(slope.T, known[:, 0].to(full))
         ctx.save_for_backward(of_states, of_weight, of_bias)
         ctx.types = (states.dtype, weight.dtype, bias.dtype)
         return loss

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from geneformer_grn.model import attention
+from geneformer_grn.model import attention, attention_cpu
 from geneformer_grn.model.attention import attend_packed
 
 LENGTHS = {
@@ -64,6 +64,31 @@ def test_output_and_gradients_equal_softmax_of_each_cell(lengths, dtype, toleran
         torch.testing.assert_close(ours.double(), theirs, atol=2 * tolerance, rtol=2 * tolerance)
 
 
+@pytest.mark.parametrize("scores", [1, 3 * 7 * 16, 3 * 16 * 16 * 2, 1 << 20])
+@pytest.mark.parametrize("lengths", [[7, 7, 7, 7, 40], [33, 16, 16, 16], [2, 2, 0, 1]])
+def test_products_in_parts_are_softmax_of_each_cell(monkeypatch, lengths, scores):
+    """In float64 too, where nothing is rounded: one cell's queries in parts, several short cells at once."""
+    monkeypatch.setattr(attention_cpu, "SCORES", scores)
+    monkeypatch.setattr(attention_cpu, "by_products", lambda query: True)
+    query, key, value, cu_seqlens = packed(lengths, torch.float64)
+    output, _ = attend(query, key, value, cu_seqlens)
+    expected = softmax_by_cell(query, key, value, cu_seqlens)
+    torch.testing.assert_close(output, expected, atol=1e-12, rtol=1e-12)
+    direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = torch.autograd.grad((output * direction).sum(), (query, key, value))
+    wanted = torch.autograd.grad((expected * direction).sum(), (query, key, value))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-12)
+
+
+def test_autocast_does_not_change_products():
+    query, key, value, cu_seqlens = packed([5, 5, 30], torch.bfloat16)
+    plain, _ = attend(query, key, value, cu_seqlens)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, _ = attend(query, key, value, cu_seqlens)
+    assert torch.equal(plain, cast)
+
+
 def test_the_loop_for_other_devices_gives_the_same():
     query, key, value, cu_seqlens = packed([4, 4, 0, 9], torch.float64)
     rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
@@ -75,7 +100,7 @@ def test_the_operator_is_registered_as_torch_wants_it():
     query, key, value, cu_seqlens = packed([4, 2, 2])
     rows = tuple(tensor[0].transpose(0, 1).detach().requires_grad_() for tensor in (query, key, value))
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(attention.packed_attention_cpu, (*rows, cu_seqlens), test_utils=checks)
+    torch.library.opcheck(attention_cpu.packed_attention_cpu, (*rows, cu_seqlens), test_utils=checks)
 
 
 @pytest.mark.parametrize("missing", ["cu_seqlens", "max_seqlen"])
