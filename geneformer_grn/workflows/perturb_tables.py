@@ -280,11 +280,17 @@ def _write(path: Path, frames: Iterable[pd.DataFrame]) -> None:
         for frame in frames:
             table = pa.Table.from_pandas(frame, preserve_index=False)
             if writer is None:
-                writer = pq.ParquetWriter(path, table.schema)
+                writer = pq.ParquetWriter(path, _with_text(table.schema))
             writer.write_table(table.cast(writer.schema))
     finally:
         if writer is not None:
             writer.close()
+
+
+def _with_text(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with text where a column came without rows, which does not tell its type."""
+    fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)
 
 
 def _with_contrasts(job: PerturbJob, effects: pd.DataFrame, path: Path) -> pd.DataFrame:
