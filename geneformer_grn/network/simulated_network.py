@@ -59,10 +59,10 @@ def draw_network(
     >>> drawn.n_genes
     50
     """
+    drawn = (_human_genes if names == "human" else _synthetic_genes)(topology, generator)
     edges = draw_edges(topology, generator)
     basal = np.zeros((rates.n_types, topology.n_genes))
     basal[:, : topology.n_masters] = rates.draw(topology.n_masters, generator)
-    drawn = (_human_genes if names == "human" else _synthetic_genes)(topology, generator)
     order = np.argsort(drawn)  # by name, so that the place of a gene does not tell what it does
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
