@@ -36,6 +36,7 @@ from geneformer_grn.training import checkpoints
 from geneformer_grn.training.attention import choose_attention
 from geneformer_grn.training.config import PretrainConfig, flat_config
 from geneformer_grn.training.data import PretrainingData, open_data
+from geneformer_grn.training.failing import failing_together
 from geneformer_grn.training.flops import peak_flops
 from geneformer_grn.training.initialization import (
     start_bias_at_frequencies,
@@ -97,17 +98,10 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
     OSError
         The disk is full; the checkpoints written before are kept.
     """
-    with checkpoints.full_disk_told(Path(out)):
-        return _run_pretraining(config, Path(out), resume=resume)
-
-
-def _run_pretraining(config: PretrainConfig, out: Path, *, resume: bool) -> dict[str, Any]:
     require_tracker(config.run.tracker)
     device = choose_device(config.run.device)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
-    data = open_data(config)
-    require_usable(out, resume=resume)
     # Autocast is ours (see SummedLoss), so a launcher's mixed_precision is overruled.
     accelerator = Accelerator(
         cpu=device.type == "cpu",
@@ -115,6 +109,17 @@ def _run_pretraining(config: PretrainConfig, out: Path, *, resume: bool) -> dict
         project_dir=str(out),  # where TensorBoard writes
         log_with=None if config.run.tracker == "off" else config.run.tracker,
     )
+    with failing_together(), checkpoints.full_disk_told(Path(out)):
+        summary = _run_pretraining(config, Path(out), accelerator, resume=resume)
+    accelerator.state.destroy_process_group()
+    return summary
+
+
+def _run_pretraining(
+    config: PretrainConfig, out: Path, accelerator: Accelerator, *, resume: bool
+) -> dict[str, Any]:
+    data = open_data(config)
+    require_usable(out, resume=resume)
     accelerator.wait_for_everyone()  # nobody writes into `out` before everybody has looked
     run = _start(config, out, data, accelerator, resume=resume)
     share = Share(accelerator.process_index, accelerator.num_processes, config.optim.accumulation)
@@ -140,7 +145,6 @@ def _run_pretraining(config: PretrainConfig, out: Path, *, resume: bool) -> dict
         write_json(out / "result.json", summary | {"versions": library_versions()})
         logger.info("wrote the model to %s", out / "model")
     accelerator.wait_for_everyone()
-    accelerator.state.destroy_process_group()
     return summary
 
 

@@ -1,6 +1,7 @@
 """Started by tests in processes of their own: a pretraining run, with the number of processes asserted."""
 
 import argparse
+import sys
 
 from accelerate import PartialState
 
@@ -17,3 +18,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     run_pretraining(read_config(arguments.config, arguments.set), arguments.out, resume=arguments.resume)
     assert PartialState().num_processes == arguments.expect_world
+    imported = sorted({"wandb", "tensorboard"} & set(sys.modules))
+    sys.stdout.write(f"imported: {' '.join(imported)}\n")

@@ -110,3 +110,33 @@ def test_the_number_of_processes_may_change_on_the_way(run_two, make_config, tmp
     run_pretraining(config, out, resume=True)
     run_two(out, *same, "run.max_steps=9", f"run.sharding={sharding}", resume=True)
     assert_close_runs(tmp_path / "one", out)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("checkpoint", "there is no checkpoint yet. Free some space and --resume"),
+        ("step", "corpus train: part-0.arrow is gone"),
+        ("stuck", "corpus train: part-0.arrow is gone"),
+        ("loss", "of step 1 is not finite"),
+    ],
+)
+def test_one_failing_process_ends_all_with_one_message(
+    repository, config_file, corpus_folder, tmp_path, place: str, message: str
+):
+    """Else the others wait for gloo's error or, where a call does not notice, for the launcher's kill."""
+    environment = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1", "FAIL_AT": place}
+    program = str(repository / "tests" / "training" / "fail_here.py")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", program, str(config_file),
+        "--set", f"data.corpus={corpus_folder}", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if "error: " in line and "torch" not in line]
+    assert len(told) == 1, done.stderr[-4000:]
+    assert message in told[0]
+    assert "fault of geneformer-grn" not in done.stderr
+    assert "ends, since another one failed" in done.stderr
+    if place == "loss":
+        assert len(list((tmp_path / "run" / "not_finite").iterdir())) == 2
