@@ -34,6 +34,7 @@ from geneformer_grn.perturbation.engine import CELL_COLUMNS, perturb_cells, set_
 from geneformer_grn.perturbation.matching import GroupRanks, rank_groups
 from geneformer_grn.perturbation.requests import PerturbSettings
 from geneformer_grn.perturbation.screen import PerturbationPlan, Screen, plan_screen
+from geneformer_grn.report.figures import SIGNIFICANT
 from geneformer_grn.report.words import effects_sentence
 
 __all__ = [
@@ -298,7 +299,15 @@ def effects_summary(effects: pd.DataFrame) -> str:
     if tested.empty:
         return effects_sentence(effects)
     fewest = int(tested["n_null"].min())
-    return (
+    smallest = 1 / (1 + fewest)
+    text = (
         f"{effects_sentence(effects)} Each was compared with {fewest:,} or more matched genes, so that no "
-        f"p-value can be below {1 / (1 + fewest):.2g}."
+        f"p-value can be below {smallest:.2g}."
     )
+    together = int(tested.groupby(["readout", "state"], sort=False).size().max())
+    if smallest * together > SIGNIFICANT:
+        text += (
+            f" With {together:,} tests at once a single one that far out is expected by chance and is no "
+            "discovery: test fewer genes, or compare with more."
+        )
+    return text

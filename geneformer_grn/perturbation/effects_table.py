@@ -78,7 +78,8 @@ def effects_table(
     is extreme without states, either direction with them. ``p_value`` does the same with all means less their
     linear trend in `traits`, and is ``p_value_raw`` below 20 null sets. ``null_mean`` and ``null_low`` to
     ``null_high`` (2.5 to 97.5 %) describe the null's means as they are. ``q_value`` is Benjamini-Hochberg of
-    ``p_value`` over the gene sets of a group, readout and state.
+    ``p_value`` over the gene sets of all groups, for each readout and state: where nothing is to be found,
+    more groups do not mean more discoveries.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def effects_table(
     if donors is None:
         effects = effects.drop(columns="n_donors")
     if len(effects):
-        by_family = effects.groupby(["group", "readout", "state"], sort=False)["p_value"]
+        by_family = effects.groupby(["readout", "state"], sort=False)["p_value"]
         effects["q_value"] = by_family.transform(lambda p: benjamini_hochberg(p.to_numpy()))
     return effects
 

@@ -101,6 +101,8 @@ def test_a_screen_end_to_end(tiny_encoder, ranked):
         assert row.n_cells == part["shift"].notna().sum() <= 4
         assert row.shift == pytest.approx(part["shift"].mean())
         assert 1 / 6 <= row.p_value <= row.q_value <= 1
+    together = stats.false_discovery_control(result.effects["p_value"])  # over both groups
+    np.testing.assert_allclose(result.effects["q_value"], together)
     assert result.facts["n_passes"] <= result.facts["n_passes_planned"]
     assert result.gene_shifts is None
     again = run_screen(tiny_encoder, ranked, groups, genes, plan)
@@ -164,6 +166,7 @@ def test_what_was_matched_and_how_many_there_were(tiny_encoder, tiny_adata, capl
     assert result.facts["matched_on"] == "rank, detection, expression"
     assert (result.facts["n_null_fewest"], result.facts["n_null_most"]) == (fewest, fewest)
     assert fewest < 60  # as many as exist
+    assert result.facts["share_full_null"] == 0
     plain = run_screen(tiny_encoder, ranked, None, [9], PerturbationPlan(cells_per_gene=2, n_null=0))
     assert plain.facts["matched_on"] == "rank, detection"
     assert "n_null_fewest" not in plain.facts
@@ -176,6 +179,9 @@ def test_the_summary_says_when_nothing_exceeds_the_null():
     assert "None of the 2 perturbations tested moves cells further" in effects_summary(nothing)
     assert "compared with 250 or more matched genes" in effects_summary(nothing)
     assert "below 0.004" in effects_summary(nothing)
+    assert "tests at once" not in effects_summary(nothing)
+    many = screen_of([*[np.full(2, 0.5)] * 13, *null], n_tested=13, cells_per_gene=2)
+    assert "With 13 tests at once a single one" in effects_summary(many)  # 13 / 251 is above 0.05
     one = screen_of([np.full(2, 5.0), np.full(2, 0.4), *null], n_tested=2, cells_per_gene=2)
     assert effects_summary(one).startswith("1 of 2 perturbations moves cells further")
     untested = screen_of([np.full(2, 5.0)], n_tested=1, cells_per_gene=2)
