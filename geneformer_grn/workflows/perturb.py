@@ -28,7 +28,8 @@ from geneformer_grn.workflows.perturb_parts import (
     unfinished,
     weights_digest,
 )
-from geneformer_grn.workflows.perturb_tables import PerturbTables, finish, read_tables, record, write_tables
+from geneformer_grn.workflows.perturb_results import PerturbTables, finish, read_tables, record
+from geneformer_grn.workflows.perturb_tables import write_tables
 
 if TYPE_CHECKING:
     from geneformer_grn.model.encoder import Encoder

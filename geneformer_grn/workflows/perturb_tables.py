@@ -1,15 +1,13 @@
 """The end of a perturbation: the parts of a run become its tables.
 
 Tables are written a slice of perturbations at a time, so that memory is bounded by a slice however many cells
-there are. Contrasts of pairs and the reference's statistics look at all cells at once; they are made only
-where asked for.
+there are. The reference's statistics look at all cells at once; they are made only where asked for.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,70 +16,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from geneformer_grn._runtime import library_versions, logger, package_version, plain_json, write_json
+from geneformer_grn._runtime import logger
 from geneformer_grn.workflows.perturb_options import REFERENCE
 
 if TYPE_CHECKING:
+    from geneformer_grn.perturbation.effects import Reader
     from geneformer_grn.perturbation.part_files import PairTable
     from geneformer_grn.workflows.perturb_job import PerturbJob
     from geneformer_grn.workflows.perturb_parts import PerturbWork
 
 _SUMMED = {"genes": "gene_shifts.parquet", "expression": "expression.parquet"}
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PerturbTables:
-    """What a perturbation found, in memory.
-
-    Parameters
-    ----------
-    effects
-        One row per gene set, group, readout and state.
-    cells
-        One row per gene set, cell, readout and state; ``cell_id`` are the obs names. Null perturbations are
-        left out.
-    gene_shifts, expression
-        One row per (perturbed, affected) pair and group, or None where the readout was not asked for.
-    reference
-        The tables of the reference's statistics by name; none unless asked for.
-    facts
-        What was done.
-    record
-        The same and the parameters in single values, by section.
-    """
-
-    effects: pd.DataFrame
-    cells: pd.DataFrame
-    gene_shifts: pd.DataFrame | None
-    expression: pd.DataFrame | None
-    reference: dict[str, pd.DataFrame]
-    facts: dict[str, Any]
-    record: dict[str, Any]
-
-
-def read_tables(folder: Path, facts: dict[str, Any], noted: dict[str, Any]) -> PerturbTables:
-    """Read what `write_tables` wrote into a folder.
-
-    Parameters
-    ----------
-    folder
-        The folder.
-    facts, noted
-        What it returned, and the `record` of that.
-    """
-    found = {path.stem: pd.read_parquet(path) for path in sorted(folder.glob("*.parquet"))}
-    prefix = f"{REFERENCE}_"
-    return PerturbTables(
-        effects=found["effects"],
-        cells=found["cells"],
-        gene_shifts=found.get("gene_shifts"),
-        expression=found.get("expression"),
-        reference={
-            name.removeprefix(prefix): table for name, table in found.items() if name.startswith(prefix)
-        },
-        facts=facts,
-        record=noted,
-    )
 
 
 def write_tables(job: PerturbJob, works: Sequence[PerturbWork], folder: Path) -> dict[str, Any]:
@@ -115,14 +59,18 @@ def write_tables(job: PerturbJob, works: Sequence[PerturbWork], folder: Path) ->
     fingerprint = works[0].fingerprint
     values = folder / "values"
     pairs = PairTable.gather(part_files(works), job.parts, values, fingerprint=fingerprint)
-    effects, facts = summarise(
-        job.prepared,
-        lambda numbers: pd.concat(_frames(job, pairs, numbers), ignore_index=True),
-    )
-    _write(folder / "cells.parquet", _cells(job, pairs))
+
+    def read(numbers: np.ndarray) -> pd.DataFrame:
+        return pd.concat(_frames(job, pairs, numbers), ignore_index=True)
+
+    effects, facts = summarise(job.prepared, read)
+    beside: list[pd.DataFrame] = []
+    _write(folder / "cells.parquet", chain(_cells(job, pairs), _contrasts(job, read, beside)))
     values.unlink()
-    if job.options.pairs or job.options.anchor is not None:
-        effects = _with_contrasts(job, effects, folder / "cells.parquet")
+    if beside:
+        more = pd.concat(beside, ignore_index=True).reindex(columns=effects.columns)
+        more = more.fillna({"n_donors": 0}).astype(dict(effects.dtypes))
+        effects = pd.concat([effects, more], ignore_index=True)
     effects = beyond_null(effects)
     effects.to_parquet(folder / "effects.parquet", index=False)
     for readout, name in _SUMMED.items():
@@ -169,71 +117,6 @@ def part_files(works: Sequence[PerturbWork], readout: str = "") -> list[Path]:
     return [work.part(number, readout) for number, work in enumerate(holders) if work is not None]
 
 
-def record(job: PerturbJob, facts: dict[str, Any], *, model: str, precision: str) -> dict[str, Any]:
-    """Return what was run on what, in single values (lists as text with commas, nothing unset) by section.
-
-    Parameters
-    ----------
-    job
-        What was asked.
-    facts
-        What was done, of `write_tables`.
-    model, precision
-        Name of the model, and how it ran.
-    """
-
-    def single(values: dict[str, Any]) -> dict[str, Any]:
-        joined = {
-            key: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
-            for key, value in values.items()
-        }
-        return {key: value for key, value in joined.items() if isinstance(value, str | bool | int | float)}
-
-    return {
-        "package_version": package_version(),
-        "model": model,
-        "vocabulary_fingerprint": job.vocabulary.fingerprint,
-        "parameters": single({**asdict(job.options), "precision": precision}),
-        "found": single(plain_json(facts)),
-        "cells": single(job.counts.report),
-    }
-
-
-def finish(job: PerturbJob, works: Sequence[PerturbWork], out: Path) -> dict[str, Any]:
-    """Write the tables and the parameters of a run into the folder `out`, all or none.
-
-    Parameters
-    ----------
-    job, works
-        As in `write_tables`. The tables are made in the first folder.
-    out
-        The folder to write; other files that it holds stay.
-
-    Returns
-    -------
-    What was done.
-
-    Raises
-    ------
-    ValueError
-        As in `write_tables`.
-    """
-    staging = works[0].folder / "tables"
-    shutil.rmtree(staging, ignore_errors=True)  # of a call that was killed here
-    staging.mkdir()
-    facts = write_tables(job, works, staging)
-    run = works[0].plan["run"]
-    noted = record(job, facts, model=run["model"], precision=run["precision"])
-    write_json(
-        staging / "parameters.json",
-        {"verb": "perturb", "file": run["file"], **noted, "versions": library_versions()},
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    for path in sorted(staging.iterdir()):
-        path.replace(out / path.name)
-    return facts
-
-
 def _columns(job: PerturbJob) -> list[tuple[int, str]]:
     """Return column and state of each readout that is asked for."""
     columns = list(enumerate(["", *job.states]))
@@ -257,12 +140,30 @@ def _cells(job: PerturbJob, pairs: PairTable) -> Iterator[pd.DataFrame]:
     from geneformer_grn.perturbation.engine import CELL_COLUMNS, cells_frame
 
     tested = np.flatnonzero([not request.is_null for request in job.requests])
-    names = job.counts.obs.index.astype(str).to_numpy(dtype=object)
+    names = _cell_names(job)
     for column, state in _columns(job):
         for numbers in request_slices(job.prepared.screen, tested):
             values = pairs.read(numbers)[:, column]
             frame = cells_frame(job.requests, numbers, job.prepared.names, values, state=state)
             yield frame[list(CELL_COLUMNS)].assign(cell_id=names[frame["cell_id"].to_numpy()])
+
+
+def _contrasts(job: PerturbJob, read: Reader, effects: list[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Yield the cells of what combinations do beyond their parts; put their effects into `effects`."""
+    from geneformer_grn.perturbation.combinations import BEYOND_ANCHOR, INTERACTION, contrasts
+
+    if not job.options.pairs and job.options.anchor is None:
+        return
+    readout = INTERACTION if job.options.pairs else BEYOND_ANCHOR
+    screen, seed = job.prepared.screen, job.options.seed
+    names = _cell_names(job)
+    for cells, found in contrasts(screen, job.prepared.names, read, readout, seed=seed):
+        effects.append(found)
+        yield cells.assign(cell_id=names[cells["cell_id"].to_numpy()])
+
+
+def _cell_names(job: PerturbJob) -> np.ndarray:
+    return job.counts.obs.index.astype(str).to_numpy(dtype=object)
 
 
 def _summed(job: PerturbJob, paths: Sequence[Path], readout: str, fingerprint: str) -> Iterator[pd.DataFrame]:
@@ -291,18 +192,6 @@ def _with_text(schema: pa.Schema) -> pa.Schema:
     """Return the schema with text where a column came without rows, which does not tell its type."""
     fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in schema]
     return pa.schema(fields, metadata=schema.metadata)
-
-
-def _with_contrasts(job: PerturbJob, effects: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Return the effects with those of combinations beyond their parts, and add their cells to the table."""
-    from geneformer_grn.perturbation.combinations import BEYOND_ANCHOR, INTERACTION, with_contrasts
-    from geneformer_grn.perturbation.effects import PerturbationResult
-
-    plain = PerturbationResult(effects=effects, cells=pd.read_parquet(path), gene_shifts=None, facts={})
-    readout = INTERACTION if job.options.pairs else BEYOND_ANCHOR
-    result = with_contrasts(plain, readout, seed=job.options.seed)
-    _write(path, [result.cells])
-    return result.effects
 
 
 def _write_reference(job: PerturbJob, folder: Path) -> None:
