@@ -223,7 +223,7 @@ def reference_tables(
     cells
         `CELL_COLUMNS`, as in ``cells.parquet``.
     gene_shifts
-        As in ``gene_shifts.parquet``, with ``sd`` where it is known; None: not asked for.
+        As in ``gene_shifts.parquet``; None: not asked for.
     null
         The same of cells to compare with; None: without ``against_null``.
     seed
@@ -232,8 +232,8 @@ def reference_tables(
     Returns
     -------
     ``aggregate`` and ``mixture``; ``goal_state`` where there are shifts towards states, ``against_null``
-    with `null`, ``aggregate_gene_shifts`` with `gene_shifts` (``sd`` NaN where it is not known). Empty where
-    no cell holds any of the genes.
+    with `null`, ``aggregate_gene_shifts`` with `gene_shifts` (``sd`` NaN without their ``shift_sd``). Empty
+    where no cell holds any of the genes.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def reference_tables(
     if null is not None:
         tables["against_null"] = against_null(known, null)
     if gene_shifts is not None:
-        pairs = gene_shifts.assign(cosine=1.0 - gene_shifts["shift"], sd=gene_shifts.get("sd", np.nan))
+        pairs = gene_shifts.assign(cosine=1.0 - gene_shifts["shift"], sd=gene_shifts.get("shift_sd", np.nan))
         columns = ["gene", "affected", "kind", "group", "cosine", "sd", "n_cells"]
         tables["aggregate_gene_shifts"] = pairs[columns].sort_values("cosine", ignore_index=True)
     return tables

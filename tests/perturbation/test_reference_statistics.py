@@ -229,8 +229,8 @@ def test_all_that_the_tables_allow(drawn):
     assert pairs["affected"].tolist() == ["B", "A"]
     np.testing.assert_allclose(pairs["cosine"], [0.8, 0.9])
     assert pairs["sd"].isna().all()
-    with_sd = reference_tables(cells, gene_shifts=shifts.assign(sd=[0.3, 0.4]))["aggregate_gene_shifts"]
-    assert with_sd["sd"].tolist() == [0.4, 0.3]
+    spread = reference_tables(cells, gene_shifts=shifts.assign(shift_sd=[0.3, 0.4]))
+    assert spread["aggregate_gene_shifts"]["sd"].tolist() == [0.4, 0.3]
     assert reference_tables(cells_table({"G1": [np.nan]})) == {}
 
 
