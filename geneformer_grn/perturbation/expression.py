@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,8 +26,9 @@ from geneformer_grn.cells.batches import pack, plan_by_budget
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.encoder import Encoder
-from geneformer_grn.model.head_loss import SLICE_VALUES
 from geneformer_grn.perturbation.edits import InputLayout
+from geneformer_grn.perturbation.expectations import Expectation, expectations
+from geneformer_grn.perturbation.readouts import flat_index
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
 from geneformer_grn.perturbation.sums import PairSums, mean_and_sd, pair_columns
 from geneformer_grn.perturbation.tasks import Task, chunks, make_tasks
@@ -40,21 +40,6 @@ EXPRESSION_COLUMNS = (
 _SUMS = ("delta_nats", "delta_nats_squared", "delta_rank", "delta_rank_squared")
 _CHUNK_BATCHES = 8  # batches whose tasks are held together
 _Key = tuple[tuple[int, bytes], bytes]
-
-
-class Expectation(NamedTuple):
-    """What the model expects of the M genes masked in one pass.
-
-    Parameters
-    ----------
-    nats
-        ``(M,)`` float64 log-probability of each gene at its own place.
-    place
-        ``(M,)`` float64 expected place of each gene among the masked places, 0 the front.
-    """
-
-    nats: np.ndarray
-    place: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,47 +163,14 @@ class ExpressionSums:
             batch = pack(inputs, position_ids=[positions for _, positions, _ in asked])
             states = self._encoder.hidden_states(batch, encoder_layer=0)
             self.n_passes += len(group)
-            starts = batch.cu_seqlens[:-1].tolist()
-            for i, start, (ids, _, masked) in zip(group, starts, asked, strict=True):
-                rows = torch.from_numpy(masked + start).to(states.device)
-                yield i, expectation(self._encoder, states[rows], ids[masked], folds[i].places)
-
-
-def expectation(
-    encoder: Encoder, states: torch.Tensor, tokens: np.ndarray, places: np.ndarray
-) -> Expectation:
-    """Return what the head expects of genes that were masked together.
-
-    Parameters
-    ----------
-    encoder
-        The model; its head runs in float32 whatever the precision of the encoder.
-    states
-        ``(M, d)`` float32 states of the last layer at the masked positions.
-    tokens
-        ``(M,)`` int64 gene that was masked at each.
-    places
-        ``(M,)`` rank of each position, 0 the front.
-
-    Returns
-    -------
-    With ``P_i(g)`` the head's softmax at the i-th masked position, ``log P_i(g_i)`` and the expected place
-    ``sum_i place_i P_i(g) / sum_i P_i(g)`` of each gene.
-    """
-    head, genes = encoder.model.cls, torch.from_numpy(tokens).to(states.device)
-    rows = max(1, SLICE_VALUES.get(states.device.type, SLICE_VALUES["cpu"]) // len(encoder.vocabulary))
-    found = []
-    with torch.inference_mode():
-        for start in range(0, len(states), rows):
-            logits = head(states[start : start + rows]).float()
-            asked = logits[:, genes].double()
-            # The largest logit is taken out first: a float32 log-sum of about 10 would be rounded at 1e-6.
-            largest = logits.amax(dim=1, keepdim=True)
-            total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
-            found.append((asked - largest.double() - total.double().log()).cpu().numpy())
-    log_p = np.concatenate(found)  # (place, gene)
-    weights = np.exp(log_p - log_p.max(axis=0))
-    return Expectation(np.diagonal(log_p).copy(), places @ weights / weights.sum(axis=0))
+            rows, _ = flat_index([masked for _, _, masked in asked], batch.cu_seqlens[:-1].numpy())
+            found = expectations(
+                self._encoder,
+                states[torch.from_numpy(rows).to(states.device)],
+                [ids[masked] for ids, _, masked in asked],
+                [folds[i].places for i in group],
+            )
+            yield from zip(group, found, strict=True)
 
 
 def expression_sums(encoder: Encoder, tasks: Sequence[Task], settings: PerturbSettings) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from geneformer_grn.cells.ranking import RankedCells, model_input
-from geneformer_grn.perturbation import expression as module
+from geneformer_grn.perturbation import expectations as module
 from geneformer_grn.perturbation.expression import (
     EXPRESSION_COLUMNS,
     ExpressionSums,
