@@ -96,7 +96,7 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(above / (n_true * n_false))
 
 
-def shares_beaten(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+def shares_beaten(scores: np.ndarray, others: np.ndarray, *, where: np.ndarray | None = None) -> np.ndarray:
     """Return the share of `others` that each item scores above, ties counting half.
 
     The mean is the area under the receiver operating characteristic, of items among others (`auroc`): its
@@ -108,6 +108,8 @@ def shares_beaten(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
         ``(m,)`` numbers without NaN.
     others
         ``(k,)`` scores that all items are compared with, or ``(m, k)`` those of each item's own rivals.
+    where
+        ``(m, k)`` bool: which of an item's own rivals count; None: all.
 
     Returns
     -------
@@ -119,8 +121,11 @@ def shares_beaten(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
     if others.shape[-1] == 0:
         return np.full(len(scores), np.nan)
     if others.ndim == 2:
-        own = scores[:, None]
-        return np.asarray(((own > others) + 0.5 * (own == others)).mean(axis=1))
+        counted = np.ones(others.shape, dtype=bool) if where is None else where
+        won = ((scores[:, None] > others) + 0.5 * (scores[:, None] == others)) * counted
+        n_counted = counted.sum(axis=1)
+        nothing = np.full(len(scores), np.nan)
+        return np.divide(won.sum(axis=1), n_counted, out=nothing, where=n_counted > 0)
     ordered = np.sort(others)
     below = np.searchsorted(ordered, scores, side="left") + np.searchsorted(ordered, scores, side="right")
     return np.asarray(below / (2 * len(others)))

@@ -59,6 +59,9 @@ def test_shares_beaten_average_to_scikit_learns_auroc():
     np.testing.assert_allclose(shares_beaten(scores[labels], own), shares, atol=1e-12)
     rivals = np.array([[0.0, 2.0], [2.0, 3.0], [5.0, 5.0]])
     assert shares_beaten(np.array([1.0, 2.0, 3.0]), rivals).tolist() == [0.5, 0.25, 0.0]
+    counted = np.array([[True, True], [False, True], [False, False]])
+    some = shares_beaten(np.array([1.0, 2.0, 3.0]), rivals, where=counted)
+    np.testing.assert_array_equal(some, [0.5, 0.0, np.nan])
     assert np.isnan(shares_beaten(np.ones(2), np.empty(0))).all()
     with pytest.raises(ValueError, match="NaN"):
         shares_beaten(np.array([np.nan]), np.ones(2))

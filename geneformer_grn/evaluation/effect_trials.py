@@ -103,8 +103,8 @@ def predictions_of(expression: pd.DataFrame | None, gene_shifts: pd.DataFrame | 
     list of Prediction
         With the strengths ``delta_nats`` and ``delta_rank`` (absolute), ``delta_nats_moderated`` (over its
         standard error, the spread between cells taken together with that of the median gene), ``gene_shift``
-        and ``signed_shift`` (absolute); and the directions ``delta_nats``, ``delta_rank`` (above 0: the gene is
-        expected further to the front) and ``signed_shift``.
+        and ``signed_shift`` (absolute); and the directions ``delta_nats``, ``delta_rank`` (above 0: the gene
+        is expected further to the front) and ``signed_shift``.
     """
     found: dict[tuple[str, ...], list[tuple[pd.DataFrame, pd.DataFrame, pd.Series]]] = {}
     for table, read in ((expression, _of_expression), (gene_shifts, _of_shifts)):

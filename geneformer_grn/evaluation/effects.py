@@ -2,8 +2,8 @@
 
 Genes that are expressed more are measured better, respond more often, and move more in any model. So each
 measured responder is compared with its own rivals: genes that did not respond and are like it in mean
-expression and detection. 0.5 is chance there; how well expression itself does is in the same table, as are
-the other baselines, on the same genes.
+expression and detection, half of them expressed more and half less. 0.5 is chance there; how well expression
+itself does is in the same table, as are the other baselines, on the same genes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from geneformer_grn.metrics import shares_beaten
 from geneformer_grn.statistics import bootstrap_ratio, hierarchical_bootstrap
 
 N_RIVALS = 20
+CALIPER = 0.1  # summed difference in traits, which are ranks from 0 to 1: beyond it genes are not alike
+_LOOK = 4  # times as many genes are looked at as are wanted, to find some on both sides
 MIN_RESPONDERS = 5
 _RESAMPLES = 2000
 STRENGTH_MEASURES = ("matched", "all_genes")
@@ -120,28 +122,43 @@ def can_be_scored(trial: Trial, *, min_responders: int = MIN_RESPONDERS) -> bool
     return min(n_responders, len(trial.responds) - n_responders) >= max(min_responders, 1)
 
 
-def nearest_rivals(traits: np.ndarray, responds: np.ndarray, n_rivals: int = N_RIVALS) -> np.ndarray:
+def nearest_rivals(
+    traits: np.ndarray, responds: np.ndarray, n_rivals: int = N_RIVALS, *, caliper: float = CALIPER
+) -> tuple[np.ndarray, np.ndarray]:
     """Return for each responder the genes that did not respond and are most like it.
+
+    As many of them lie above it in the first trait as below. Where nearly all highly expressed genes respond,
+    the nearest others are all expressed less, and expression alone would beat its equals.
 
     Parameters
     ----------
     traits
-        ``(n, t)`` float.
+        ``(n, t)`` float; the first is the one to balance.
     responds
         ``(n,)`` bool; both kinds occur.
     n_rivals
-        Rivals for each responder; as many as exist where there are fewer. A gene may be the rival of several.
+        Most rivals for a responder, and most that equal it in the first trait. A gene may be the rival of
+        several.
+    caliper
+        Rivals differ by at most this, added up over the traits.
 
     Returns
     -------
-    ``(m, k)`` int64 rows of `traits`; the sum of the absolute differences in the traits is smallest.
+    tuple of ndarray
+        ``(m, k)`` int64 rows of `traits`, the nearest first, and ``(m, k)`` bool: which of them are rivals.
     """
     from scipy.spatial import cKDTree
 
     others = np.flatnonzero(~responds)
-    k = min(n_rivals, len(others))
-    _, near = cKDTree(traits[others]).query(traits[responds], k=np.arange(1, k + 1), p=1)
-    return np.asarray(others[near], dtype=np.int64)
+    k = min(_LOOK * n_rivals, len(others))
+    distance, place = cKDTree(traits[others]).query(traits[responds], k=np.arange(1, k + 1), p=1)
+    near = others[place]
+    side = np.sign(traits[near, 0] - traits[responds, 0][:, None]) * (distance <= caliper + 1e-12)
+    below, above = side < 0, side > 0
+    level = (side == 0) & (distance <= caliper + 1e-12)
+    each = np.minimum(np.minimum(below.sum(axis=1), above.sum(axis=1)), max(n_rivals // 2, 1))[:, None]
+    chosen = (below & (below.cumsum(axis=1) <= each)) | (above & (above.cumsum(axis=1) <= each))
+    return near, chosen | (level & (level.cumsum(axis=1) <= n_rivals))
 
 
 def contributions(trial: Trial, *, n_rivals: int = N_RIVALS) -> dict[str, dict[str, np.ndarray]]:
@@ -151,16 +168,19 @@ def contributions(trial: Trial, *, n_rivals: int = N_RIVALS) -> dict[str, dict[s
     -------
     dict
         Measure -> method -> one number in [0, 1] a responder; their mean is the measure. ``matched`` and
-        ``all_genes``: the share of its rivals, or of all other genes, that a responder beats;
+        ``all_genes``: the share of its rivals (responders without any are left out), or of all other genes,
+        that a responder beats;
         ``sign_agreement``: 1 where the sign is right, 0.5 where it is 0; ``up_over_down``: the share of
         responders that went down which one that went up beats.
     """
     responds, up = trial.responds, trial.effect > 0
-    rivals = nearest_rivals(trial.traits, responds, n_rivals)
+    rivals, alike = nearest_rivals(trial.traits, responds, n_rivals)
+    has_rivals = alike.any(axis=1)
     found: dict[str, dict[str, np.ndarray]] = {name: {} for name in (*STRENGTH_MEASURES, *DIRECTION_MEASURES)}
     for name in trial.strength.columns:
         scores = trial.strength[name].to_numpy(dtype=np.float64)
-        found["matched"][name] = shares_beaten(scores[responds], scores[rivals])
+        shares = shares_beaten(scores[responds], scores[rivals], where=alike)
+        found["matched"][name] = shares[has_rivals]
         found["all_genes"][name] = shares_beaten(scores[responds], scores[~responds])
     for name in trial.direction.columns:
         scores = trial.direction[name].to_numpy(dtype=np.float64)
@@ -193,10 +213,11 @@ def score_card(
     Returns
     -------
     dict
-        ``n_perturbed_genes``, ``n_trials``, ``n_responders``, ``n_genes`` (median of the trials),
-        ``share_up`` (of the responders), ``unit``; ``strength``: method -> ``matched``, ``all_genes``;
-        ``direction``: method -> ``up_over_down``, ``sign_agreement``, each with ``mean``, ``low``, ``high``
-        (95 %); ``ahead_of``: measure -> our method -> other method -> the same of the paired difference.
+        ``n_perturbed_genes``, ``n_trials``, ``n_responders``, ``n_matched`` (responders that have rivals),
+        ``n_genes`` (median of the trials), ``share_up`` (of the responders), ``unit``; ``strength``: method
+        -> ``matched``, ``all_genes``; ``direction``: method -> ``up_over_down``, ``sign_agreement``, each
+        with ``mean``, ``low``, ``high`` (95 %); ``ahead_of``: measure -> our method -> other method -> the
+        same of the paired difference.
 
     Raises
     ------
@@ -223,6 +244,7 @@ def score_card(
         "n_perturbed_genes": n_genes,
         "n_trials": len(trials),
         "n_responders": len(moved),
+        "n_matched": sum(len(one["matched"][strength[0]]) for one in found),
         "n_genes": float(np.median([len(trial.responds) for trial in trials])),
         "share_up": float((moved > 0).mean()),
         "unit": "perturbed genes" if n_genes > 1 else "responders (not independent: too narrow)",

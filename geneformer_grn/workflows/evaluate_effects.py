@@ -112,11 +112,10 @@ def evaluate_effects(
         The folder, the truth or the cells cannot be used, or they share no gene.
     """
     from geneformer_grn.evaluation.effect_trials import cards_of, predictions_of, rivals_of
-    from geneformer_grn.model.folder import read_vocabulary, resolve_checkpoint
 
     settings, folder = settings or EvaluateEffectsSettings(), Path(folder)
     run = _run_record(folder)
-    vocabulary = read_vocabulary(resolve_checkpoint(settings.model or str(run.get("model", "mini"))))
+    vocabulary = _vocabulary(settings.model, run)
     measured = read_effect_truth(truth, vocabulary, settings.truth)
     genes = sorted({one.gene for one in measured.measured})
     predictions = predictions_of(*(_read_readout(folder, name, genes) for name in _COLUMNS))
@@ -133,7 +132,9 @@ def evaluate_effects(
         "truth": measured.facts,
         "run": {key: run[key] for key in ("model", "file", "parameters") if key in run},
         "caveats": _caveats(measured, reference),
-        "conditions": {**asdict(settings), "cells": None if reference is None else reference.name},
+        "conditions": asdict(settings)
+        | {"model": None if settings.model is None else Path(settings.model).name}
+        | {"cells": None if reference is None else reference.name},
         "versions": library_versions(),
     }
     if out is not None:
@@ -218,6 +219,21 @@ def _caveats(truth: Truth, reference: CellCounts | None) -> list[str]:
     if truth.controls is None:
         return [f"expression and co-expression are those of {reference.name}, not of the cells measured"]
     return []
+
+
+def _vocabulary(model: str | None, run: Mapping[str, Any]) -> GeneVocabulary:
+    """Return the vocabulary of the model named, else of the run's, which is known by its name only."""
+    from geneformer_grn.model.folder import read_vocabulary, resolve_checkpoint
+
+    if model is not None:
+        return read_vocabulary(resolve_checkpoint(model))
+    name = str(run.get("model", "mini"))
+    try:
+        return read_vocabulary(resolve_checkpoint(name))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the run was made with a model {name!r} that is not here; name its folder with --model"
+        ) from error
 
 
 def _run_record(folder: Path) -> dict[str, Any]:
