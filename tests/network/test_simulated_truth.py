@@ -210,6 +210,21 @@ def test_published_networks_are_read_with_their_edges(shared_dir, name):
     assert found == set(truth.itertuples(index=False, name=None))
 
 
+@pytest.mark.shared
+def test_cells_that_sergio_made_have_the_levels_of_our_steady_state(shared_dir):
+    """Its cells of this set hold unspliced and spliced molecules, 1 to 4: five times the level."""
+    folder = shared_dir / "data" / "grn" / "simulated" / "sergio"
+    network = read_sergio(folder / "DS4__Interaction_cID_9.txt", folder / "DS4__Regs_cID_9.txt")
+    levels = steady_state(network, Conditions(basal=network.basal, factor=np.ones_like(network.basal)))
+    theirs = pd.read_csv(folder / "DS4__simulated_noNoise_T_0.csv.gz", index_col=0)
+    theirs = theirs.loc[network.genes.astype(int)]
+    of_type = theirs.columns.str.split(".").str[0]
+    for number, least in (("0", 0.999), ("1", 0.999), ("2", 0.95)):  # the last is still on its way
+        mean = theirs.loc[:, of_type == number].mean(axis=1).to_numpy()
+        assert np.corrcoef(mean, levels[int(number)])[0, 1] > least
+    assert np.median(theirs.loc[:, of_type == "0"].mean(axis=1) / levels[0]) == pytest.approx(5, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -16,13 +16,13 @@ def count(seed=1, levels=LEVELS, factors=None, **settings):
 
 @pytest.mark.parametrize("umi", [100, 1_000, 5_000])
 def test_totals_are_as_asked(umi):
-    counts = count(umi=umi, library_sd=0.3)
+    counts = count(umi=umi, library_sd=0.6)
     assert counts.dtype == np.float32
     assert np.array_equal(counts.data, np.round(counts.data))
     totals = np.asarray(counts.sum(axis=1)).ravel()
-    spread = np.sqrt(umi + umi**2 * np.expm1(0.3**2))  # Poisson, and log-normal of mean `umi`
+    spread = np.sqrt(umi + umi**2 * np.expm1(0.6**2))  # Poisson, and log-normal of mean `umi`
     assert abs(totals.mean() - umi) < 4 * spread / np.sqrt(len(totals))
-    assert totals.std() == pytest.approx(spread, rel=0.12)
+    assert totals.std() == pytest.approx(spread, rel=0.2)
 
 
 def test_counts_are_poisson_of_the_levels():
