@@ -15,6 +15,7 @@ from geneformer_grn.cells.batches import pack, plan_by_budget
 from geneformer_grn.model.encoder import Encoder
 from geneformer_grn.perturbation.axes import GeneAxes
 from geneformer_grn.perturbation.edits import InputLayout
+from geneformer_grn.perturbation.first_layer import SharedFirstLayer, shared_groups
 from geneformer_grn.perturbation.readouts import (
     GeneShifts,
     affected_genes,
@@ -27,6 +28,9 @@ from geneformer_grn.perturbation.readouts import (
 )
 from geneformer_grn.perturbation.requests import PerturbSettings
 from geneformer_grn.perturbation.tasks import Task
+
+_CPU_TOKENS = 2_048  # in a batch on a CPU: more do not stay in its cache
+_SHARED_STATES = 1 << 23  # numbers of the first layer's attention held for perturbations of one cell together
 
 
 class PassEncoder:
@@ -58,18 +62,65 @@ class PassEncoder:
         self._states = states
         self._directions = None if axes is None else torch.from_numpy(axes.directions).to(encoder.device)
         self._originals: dict[tuple[int, bytes], torch.Tensor] = {}
+        self._n_layers = encoder.n_layers + settings.encoder_layer
+        on_cpu = encoder.device.type == "cpu"
+        self._token_budget = min(settings.token_budget, _CPU_TOKENS) if on_cpu else settings.token_budget
+        self._shares = on_cpu and self._n_layers > 0
 
     def run(self, chunk: Sequence[Task]) -> Iterator[tuple[list[Task], np.ndarray]]:
         """Yield each batch's tasks with their values ``(n, 1 + s)``: cell cosine, state differences."""
-        self._encode_originals(chunk)
-        lengths = np.array([len(task.edit.input_ids) for task in chunk], dtype=np.int64)
-        for group in plan_by_budget(lengths, self._settings.token_budget):
-            part = [chunk[i] for i in group]
+        needed = {task.original for task in chunk}
+        self._originals = {key: states for key, states in self._originals.items() if key in needed}
+        groups, alone = shared_groups(chunk) if self._shares else ([], list(chunk))
+        for moves, removed, tasks in groups:
+            yield from self._run_shared(tasks, removed, alone, moves=moves)
+        self._encode_originals(alone)
+        lengths = np.array([len(task.edit.input_ids) for task in alone], dtype=np.int64)
+        for group in plan_by_budget(lengths, self._token_budget):
+            part = [alone[i] for i in group]
             edits = [task.edit for task in part]
             after, starts = self._encode(
                 [edit.input_ids for edit in edits], [edit.position_ids for edit in edits]
             )
             yield part, self._read(part, after, starts)
+
+    def _run_shared(
+        self, tasks: list[Task], removed: list[int], alone: list[Task], *, moves: bool
+    ) -> Iterator[tuple[list[Task], np.ndarray]]:
+        """Yield as `run` does for perturbations of one cell that share their first layer.
+
+        Tasks that cannot are added to `alone`.
+        """
+        layers, ids = self._encoder.inference, torch.from_numpy(tasks[0].cell_ids).to(self._encoder.device)
+        length = len(ids) - 1
+        with torch.inference_mode():
+            first = SharedFirstLayer(layers, ids, moves=moves)
+            if tasks[0].original not in self._originals:
+                states = self._remaining_layers(first.unperturbed(), 1)
+                self._originals[tasks[0].original] = states
+        size = max(1, self._token_budget // length)
+        together = size * max(1, _SHARED_STATES // (size * length * self._encoder.hidden_size))
+        for group in range(0, len(tasks), together):
+            places = removed[group : group + together]
+            with torch.inference_mode():
+                mixed = first.attend(places)
+            if mixed is None:
+                alone += tasks[group : group + together]
+                continue
+            for start in range(0, len(places), size):
+                part = tasks[group + start : group + start + size]
+                with torch.inference_mode():
+                    states = first.finish(places[start : start + size], mixed[start : start + size])
+                    after = self._remaining_layers(states, len(part))
+                yield part, self._read(part, after, np.arange(len(part), dtype=np.int64) * length)
+
+    def _remaining_layers(self, states: torch.Tensor, n_cells: int) -> torch.Tensor:
+        """Return the states ``(n L, d)`` of equally long cells, given those behind the first layer."""
+        self.n_encoded += n_cells
+        length = len(states) // n_cells
+        boundaries = torch.arange(0, len(states) + 1, length, dtype=torch.int32)
+        layers = range(1, self._n_layers)
+        return self._encoder.inference.run(states, boundaries, length, layers=layers)
 
     def _encode(
         self, sequences: list[np.ndarray], position_ids: list[np.ndarray] | None = None
@@ -82,13 +133,12 @@ class PassEncoder:
         return states, np.cumsum(lengths) - lengths
 
     def _encode_originals(self, chunk: Sequence[Task]) -> None:
-        """Hold the unperturbed states that `chunk` needs, and no others."""
+        """Hold the unperturbed states that `chunk` needs."""
         needed = {task.original: task for task in chunk}
-        self._originals = {key: states for key, states in self._originals.items() if key in needed}
         missing = [task for key, task in needed.items() if key not in self._originals]
         inputs = [task.original_ids() for task in missing]
         lengths = np.array([len(ids) for ids in inputs], dtype=np.int64)
-        for group in plan_by_budget(lengths, self._settings.token_budget):
+        for group in plan_by_budget(lengths, self._token_budget):
             states, starts = self._encode([inputs[i] for i in group])
             for i, start in zip(group, starts, strict=True):
                 self._originals[missing[i].original] = states[start : start + lengths[i]]
