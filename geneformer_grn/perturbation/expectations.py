@@ -1,4 +1,4 @@
-"""What the language-model head expects of masked genes: how likely each is at its place, and where it would be.
+"""What the language-model head expects of masked genes: how likely each is at its place, where it belongs.
 
 The head's logits are the largest tensor here, so a slice of them lives at a time. Slices are cut across
 passes: of a short cell only a few genes are masked, and the head's weights would be read anew for each.
