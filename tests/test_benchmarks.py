@@ -160,3 +160,20 @@ def test_rows_of_other_conditions_are_refused(recipes, tmp_path):
     (tmp_path / "old.json").write_text('{"conditions": {"tokens": 4}, "rows": []}')
     with pytest.raises(SystemExit, match="other conditions"):
         recipes.read(tmp_path / "old.json", {"tokens": 5})
+
+
+@pytest.mark.shared
+def test_perturbation_truth(run, shared_dir, monkeypatch):
+    """Every method on the same genes, and a second call that finds nothing left to do."""
+    monkeypatch.setenv("GENEFORMER_GRN_SHARED", str(shared_dir))
+    result = run("perturbation_truth", "--sets", "papalexi", "--cells", "4", "--threads", "2")
+    assert {"device", "versions", "conditions", "rows", "sets"} <= set(result)
+    card = result["sets"]["papalexi"]["cards"]["knockout"]
+    assert {"delta_nats", "untrained_delta_nats", "coexpression", "other_perturbations"} <= set(
+        card["strength"]
+    )
+    assert card["n_responders"] >= 5 * card["n_trials"] > 0
+    methods = {row["method"] for row in result["rows"]}
+    assert methods == {*card["strength"], *card["direction"]}
+    again = run("perturbation_truth", "--sets", "papalexi", "--cells", "4", "--threads", "2")
+    assert again == result
