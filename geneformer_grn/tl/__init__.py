@@ -4,5 +4,6 @@ from geneformer_grn.tl.embed import embed
 from geneformer_grn.tl.network import network
 from geneformer_grn.tl.perturb import perturb
 from geneformer_grn.tl.propagate import propagate
+from geneformer_grn.tl.screen import screen
 
-__all__ = ["embed", "network", "perturb", "propagate"]
+__all__ = ["embed", "network", "perturb", "propagate", "screen"]
