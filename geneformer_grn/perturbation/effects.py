@@ -27,6 +27,7 @@ from geneformer_grn.model.encoder import Encoder
 from geneformer_grn.perturbation.effects_table import (
     EFFECT_COLUMNS,
     Reader,
+    effects_summary,
     effects_table,
     reader_of,
 )
@@ -34,8 +35,6 @@ from geneformer_grn.perturbation.engine import CELL_COLUMNS, perturb_cells, set_
 from geneformer_grn.perturbation.matching import GroupRanks, rank_groups
 from geneformer_grn.perturbation.requests import PerturbSettings
 from geneformer_grn.perturbation.screen import PerturbationPlan, Screen, plan_screen
-from geneformer_grn.report.figures import SIGNIFICANT
-from geneformer_grn.report.words import effects_sentence
 
 __all__ = [
     "EFFECT_COLUMNS", "CellFacts", "PerturbationResult", "Prepared", "Reader", "effects_summary",
@@ -285,29 +284,3 @@ def _traits(screen: Screen, ranks: Sequence[GroupRanks]) -> np.ndarray:
     """Return the ``(n_requests, t)`` traits that genes are matched on, mean over the genes of a set."""
     groups = {group.name: group.traits() for group in ranks}
     return np.array([groups[request.group][list(request.genes)].mean(axis=0) for request in screen.requests])
-
-
-def effects_summary(effects: pd.DataFrame) -> str:
-    """Return in a sentence or two how many effects exceed those of matched genes, or that none does.
-
-    Parameters
-    ----------
-    effects
-        `EFFECT_COLUMNS`.
-    """
-    tested = effects[effects["p_value"].notna()]
-    if tested.empty:
-        return effects_sentence(effects)
-    fewest = int(tested["n_null"].min())
-    smallest = 1 / (1 + fewest)
-    text = (
-        f"{effects_sentence(effects)} Each was compared with {fewest:,} or more matched genes, so that no "
-        f"p-value can be below {smallest:.2g}."
-    )
-    together = int(tested.groupby(["readout", "state"], sort=False).size().max())
-    if smallest * together > SIGNIFICANT:
-        text += (
-            f" With {together:,} tests at once a single one that far out is expected by chance and is no "
-            "discovery: test fewer genes, or compare with more."
-        )
-    return text

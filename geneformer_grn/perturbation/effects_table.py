@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from geneformer_grn.perturbation.screen import Screen
+from geneformer_grn.report.figures import SIGNIFICANT
+from geneformer_grn.report.words import effects_sentence
 from geneformer_grn.statistics import (
     Alternative,
     benjamini_hochberg,
@@ -182,3 +184,29 @@ def _adjusted(
         return own, null
     without = without_trend(np.append(own, null[known]), np.vstack([own_traits, null_traits[known]]))
     return float(without[0]), without[1:]
+
+
+def effects_summary(effects: pd.DataFrame) -> str:
+    """Return in a sentence or two how many effects exceed those of matched genes, or that none does.
+
+    Parameters
+    ----------
+    effects
+        `EFFECT_COLUMNS`.
+    """
+    tested = effects[effects["p_value"].notna()]
+    if tested.empty:
+        return effects_sentence(effects)
+    fewest = int(tested["n_null"].min())
+    smallest = 1 / (1 + fewest)
+    text = (
+        f"{effects_sentence(effects)} Each was compared with {fewest:,} or more matched genes, so that no "
+        f"p-value can be below {smallest:.2g}."
+    )
+    together = int(tested.groupby(["readout", "state"], sort=False).size().max())
+    if smallest * together > SIGNIFICANT:
+        text += (
+            f" With {together:,} tests at once a single one that far out is expected by chance and is no "
+            "discovery: test fewer genes, or compare with more."
+        )
+    return text
