@@ -84,8 +84,8 @@ def interferon(bench: Bench) -> dict[str, Any]:
         cells = np.random.default_rng(bench.seed).permutation(control)
         for name, genes in sets.items():
             n_cells = bench.n_cells if len(genes) > 1 else bench.n_cells // 4
-            if n_cells < _LEAST_CELLS:
-                continue
+            if n_cells < _LEAST_CELLS or (len(genes) == 1 and kind != CELL_TYPES[0]):
+                continue  # what each gene does alone is a side question
             measured.append(
                 Measured(gene=key_of[name], affected=ids, effect=effect, responds=responds, group=kind)
             )
@@ -180,7 +180,7 @@ def _towards(bench: Bench, blood: Blood, up: Mapping[str, np.ndarray]) -> dict[s
         sets = [(gene,) for part in genes.values() for gene in part]
         nulls = choose_null_sets(group, sets, candidates=group.detected(3), n_null=bench.n_null)
         everything = list(dict.fromkeys([*sets, *(null for part in nulls.values() for null in part)]))
-        cells = np.sort(group.cells[: max(bench.n_cells // 2, 3)])
+        cells = np.sort(group.cells[: max(bench.n_cells // 3, 3)])
         requests = [Request(genes=one, kind="overexpress", cells=cells) for one in everything]
         for encoder in (bench.encoder, bench.twin):
             moved = dict(zip(everything, _movement(encoder, blood, kind, requests), strict=True))

@@ -32,7 +32,7 @@ from geneformer_grn.workflows.evaluate_effects import cell_baselines
 STEM_LIKE = ("cortex_ips_lines_pollen", "ipsc_cardiomyocyte_diff", "embryo_blakeley")
 NOT_STEM_LIKE = ("blood (cell line)", "breast (cell line)", "skin (cell line)", "skin (primary culture)")
 _LEAST_CELLS = 3
-_AXES_CELLS = 200
+_AXES_CELLS = 100
 _READOUTS = ("cell", "genes", "expression")
 
 

@@ -41,8 +41,8 @@ class Cost:
     n_null: int
 
 
-FULL = Cost(cells={"papalexi": 50, "morphic": 5, "interferon": 16}, n_genes=20, n_null=50)
-QUICK = Cost(cells={"papalexi": 15, "morphic": 3, "interferon": 6}, n_genes=6, n_null=15)
+FULL = Cost(cells={"papalexi": 50, "morphic": 4, "interferon": 12}, n_genes=12, n_null=20)
+QUICK = Cost(cells={"papalexi": 10, "morphic": 3, "interferon": 4}, n_genes=5, n_null=10)
 
 
 def main() -> None:

@@ -112,6 +112,8 @@ def test_perturbed_genes_count_alike_and_are_the_unit():
     assert card["n_perturbed_genes"] == 2
     assert card["n_trials"] == 3
     assert card["n_responders"] == 70
+    moved = np.concatenate([trial.effect[trial.responds] for trial in trials])
+    assert card["share_up"] == np.mean(moved > 0) != 0.5
     assert card["unit"] == "perturbed genes"
     ahead = card["ahead_of"]["matched"]["ours"]
     assert set(ahead) == {"noise"}
