@@ -10,13 +10,11 @@ A contrast needs the cells of a pair and of its genes alone, no others, so pairs
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from geneformer_grn.perturbation.effects import PerturbationResult
 from geneformer_grn.perturbation.effects_table import EFFECT_COLUMNS, Reader, request_slices
 from geneformer_grn.perturbation.engine import CELL_COLUMNS
 from geneformer_grn.perturbation.screen import Screen
@@ -101,30 +99,6 @@ def contrasts(
         effects = pd.DataFrame(list(_summaries(found, seed, n_before)), columns=list(EFFECT_COLUMNS))
         yield found.reindex(columns=list(CELL_COLUMNS)), effects.assign(n_null=0)
         n_before += len(numbers)
-
-
-def with_contrasts(result: PerturbationResult, readout: str, *, seed: int = 0) -> PerturbationResult:
-    """Add to a screen of pairs in memory what each pair does beyond its parts.
-
-    Parameters
-    ----------
-    result
-        A screen over `pair_sets` or `anchored_sets`.
-    readout, seed
-        As in `contrasts`.
-
-    Returns
-    -------
-    The result with more rows behind those it had, in `cells` and in `effects`: those of `contrasts`.
-    """
-    found = _contrasts(result.cells, readout)
-    effects = pd.DataFrame(list(_summaries(found, seed, 0))).reindex(columns=result.effects.columns)
-    effects["n_null"] = 0
-    return replace(
-        result,
-        cells=pd.concat([result.cells, found], ignore_index=True),
-        effects=pd.concat([result.effects, effects.astype(result.effects.dtypes)], ignore_index=True),
-    )
 
 
 def _n_parts(readout: str) -> int:

@@ -1,6 +1,6 @@
 """Pairs and anchors, on toy readouts whose interaction is known and on a real model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from geneformer_grn.cells.ranking import RankedCells
-from geneformer_grn.perturbation.combinations import anchored_sets, contrasts, pair_sets, with_contrasts
+from geneformer_grn.perturbation.combinations import anchored_sets, contrasts, pair_sets
 from geneformer_grn.perturbation.effects import prepare, reader_of, run_screen
 from geneformer_grn.perturbation.engine import perturb_cells
-from geneformer_grn.perturbation.requests import PerturbSettings
-from geneformer_grn.perturbation.screen import PerturbationPlan
+from geneformer_grn.perturbation.requests import PerturbSettings, Request
+from geneformer_grn.perturbation.screen import PerturbationPlan, Screen
 
 GENES = (10, 20, 30)
 WEIGHT = {10: 0.1, 20: 0.03, 30: 0.2}
@@ -34,6 +34,7 @@ class ToyEncoder:
 
     vocabulary: Any
     together: float = 0.0
+    n_layers: int = 1  # the layer before it is the input: no passes to share
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def hidden_states(self, batch, *, encoder_layer):
@@ -62,6 +63,30 @@ def whole():
 def screen(encoder, ranked, sets, *, groups=None, kind="delete"):
     plan = PerturbationPlan(kind=kind, n_null=0, tested_cells="all")
     return run_screen(encoder, ranked, groups, sets, plan, settings=PerturbSettings(pooling="cls"))
+
+
+def with_contrasts(plain, readout):
+    """The result with the rows of `contrasts` behind its own; every gene set of a group is a request."""
+    number = plain.cells.groupby(["gene", "group"], sort=False).ngroup()
+    requests, names = [], []
+    for _, part in plain.cells[plain.cells["state"] == plain.cells["state"].iloc[0]].groupby(number):
+        gene, kind, group = part[["gene", "kind", "group"]].iloc[0]
+        tokens = tuple(int(name.removeprefix("ENSG")) for name in gene.split("+"))
+        requests.append(Request(genes=tokens, kind=kind, cells=part["cell_id"].to_numpy(), group=group))
+        names.append(gene)
+    nulls = {i: [] for i in range(len(requests))}
+    found = list(
+        contrasts(
+            Screen(cells_per_gene=1, n_null=0, requests=requests, nulls=nulls),
+            np.array(names, dtype=object), reader_of(plain.cells.assign(request=number)), readout,
+        )
+    )  # fmt: skip
+    effects = [part.astype(plain.effects.dtypes) for _, part in found]
+    return replace(
+        plain,
+        cells=pd.concat([plain.cells, *(cells for cells, _ in found)], ignore_index=True),
+        effects=pd.concat([plain.effects, *effects], ignore_index=True),
+    )
 
 
 @pytest.mark.parametrize("kind", ["delete", "knockout"])
