@@ -70,14 +70,11 @@ def strongest(values: np.ndarray, share: float) -> np.ndarray:
     return chosen
 
 
-def audit_sample(known: np.ndarray, share: float, *, fewest: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a mask ``(n,)`` of a random `share` of the genes in the mask `known`, at least `fewest` of them.
-
-    With a share of 0 the sample is empty.
-    """
+def audit_sample(known: np.ndarray, share: float, *, rng: np.random.Generator) -> np.ndarray:
+    """Return a mask ``(n,)`` of a random `share` of the genes in the mask `known`, rounded up."""
     among = np.flatnonzero(known)
-    size = 0 if share == 0.0 else min(max(math.ceil(share * len(among)), fewest), len(among))
     sample = np.zeros(len(known), dtype=bool)
+    size = math.ceil(round(share * len(among), 9))
     sample[rng.choice(among, size=size, replace=False)] = True
     return sample
 

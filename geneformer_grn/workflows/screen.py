@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["ScreenOptions", "ScreenTables", "screen_counts"]
 
 LEAST_RECALL = 0.95
-_FEWEST_AUDITED = 100  # genes of a group: fewer have too small a top tenth to tell anything
 
 
 def screen_counts(encoder: Encoder, counts: CellCounts, options: ScreenOptions) -> ScreenTables:
@@ -176,8 +175,7 @@ def _chosen(genes: pd.DataFrame, options: ScreenOptions) -> pd.DataFrame:
     for number, rows in enumerate(groups.values()):
         rng = np.random.default_rng([options.perturb.seed, number])
         listed[rows] = strongest(size[rows], options.share)
-        fewest = min(_FEWEST_AUDITED, math.ceil(2 * options.audit * len(rows)))
-        audited[rows] = audit_sample(~np.isnan(size[rows]), options.audit, fewest=fewest, rng=rng)
+        audited[rows] = audit_sample(~np.isnan(size[rows]), options.audit, rng=rng)
     return genes.assign(listed=listed, audited=audited)
 
 
