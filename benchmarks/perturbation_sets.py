@@ -70,8 +70,8 @@ def papalexi(bench: Bench) -> dict[str, Any]:
         "caveats": [
             "the panel has 299 genes, chosen by the package that ships it: cells of about 70 genes are far "
             "from those the model was trained on",
-            "nothing tells which cells escaped their guide; responders are those of a rank-sum test over cells, "
-            "with q <= 0.05 and 0.1 in mean log-normalised expression",
+            "nothing tells which cells escaped their guide; responders are those of a rank-sum test over "
+            "cells, with q <= 0.05 and 0.1 in mean log-normalised expression",
         ],
     }
 
