@@ -170,8 +170,8 @@ def one_run(scenario: str, number: int, effects: pd.DataFrame, seconds: float) -
         "q_value": float(tested["q_value"].min()),
         "q_value_raw": float(q_raw.min()),
         "q_value_per_group": float(q_per_group.min()),
-        "p_value": [round(p, 5) for p in tested["p_value"]],
-        "p_value_raw": [round(p, 5) for p in tested["p_value_raw"]],
+        "p_value": " ".join(f"{p:.4f}" for p in tested["p_value"]),  # a list would be a line a number
+        "p_value_raw": " ".join(f"{p:.4f}" for p in tested["p_value_raw"]),
     }  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         found[q] = {"runs_with_any": n, "share": n / len(rows), "interval": interval(n, len(rows))}
     spread = {}
     for name in ("p_value", "p_value_raw"):
-        p = np.concatenate([row[name] for row in rows])
+        p = np.concatenate([np.array(row[name].split(), dtype=float) for row in rows])
         spread[name] = {
             "n": len(p), "mean": float(p.mean()), "ks": float(stats.kstest(p, "uniform").statistic),
             **{f"share_to_{level:g}": float((p <= level).mean()) for level in (0.01, 0.05, 0.1, 0.5)},

@@ -36,7 +36,7 @@ def test_runs_with_nothing_to_find(run):
         assert found["runs"] == len(rows) == 3
         assert {row["n_null_fewest"] for row in rows} == {40}
         assert {row["tests"] for row in rows} == {4 if scenario == "random_weights" else 8}
-        p = np.concatenate([row["p_value"] for row in rows])
+        p = np.concatenate([np.array(row["p_value"].split(), dtype=float) for row in rows])
         assert found["p"]["p_value"]["share_to_0.5"] == np.mean(p <= 0.5)
         assert found["p"]["p_value"]["ks"] == pytest.approx(stats.kstest(p, "uniform").statistic)
         for name, counted in found["any_q_below_0.05"].items():
