@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from geneformer_grn.evaluation.effect_baselines import Baselines, other_perturbations
@@ -23,6 +24,7 @@ _KEY = ["gene", "kind", "group"]
 COMBINED = "delta_nats_with_coexpression"
 OTHERS = "other_perturbations"
 _UNTRAINED = "untrained_"
+_LEAST_OTHERS = 2  # perturbations that a mean is taken over
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,7 +106,8 @@ def predictions_of(expression: pd.DataFrame | None, gene_shifts: pd.DataFrame | 
         With the strengths ``delta_nats`` and ``delta_rank`` (absolute), ``delta_nats_moderated`` (over its
         standard error, the spread between cells taken together with that of the median gene), ``gene_shift``
         and ``signed_shift`` (absolute); and the directions ``delta_nats``, ``delta_rank`` (above 0: the gene
-        is expected further to the front) and ``signed_shift``.
+        is expected further to the front) and ``signed_shift``. With three perturbations of the same cells or
+        more also ``delta_rank_specific``: ``delta_rank`` less its mean over the others.
     """
     found: dict[tuple[str, ...], list[tuple[pd.DataFrame, pd.DataFrame, pd.Series]]] = {}
     for table, read in ((expression, _of_expression), (gene_shifts, _of_shifts)):
@@ -112,7 +115,7 @@ def predictions_of(expression: pd.DataFrame | None, gene_shifts: pd.DataFrame | 
             for key, part in table.groupby(_KEY, sort=True):
                 rows = part.drop_duplicates("affected").set_index("affected")
                 found.setdefault(tuple(map(str, key)), []).append(read(rows))
-    return [
+    predictions = [
         Prediction(
             gene=gene, kind=kind, group=group,
             strength=pd.concat([one[0] for one in parts], axis=1, join="inner"),
@@ -121,6 +124,32 @@ def predictions_of(expression: pd.DataFrame | None, gene_shifts: pd.DataFrame | 
         )
         for (gene, kind, group), parts in found.items()
     ]  # fmt: skip
+    return _with_specific(predictions)
+
+
+def _with_specific(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Return predictions with their change of rank less the mean of other perturbations of the same cells.
+
+    What moving any gene does to a cell (the others change places) is no effect of this gene.
+    """
+    sums: dict[tuple[str, str], list[pd.Series]] = {}
+    ranked = [one for one in predictions if "delta_rank" in one.direction]
+    for one in ranked:
+        sums.setdefault((one.kind, one.group), []).append(one.direction["delta_rank"])
+    totals = {key: pd.concat(parts).groupby(level=0).agg(["sum", "count"]) for key, parts in sums.items()}
+    found = []
+    for one in predictions:
+        if "delta_rank" in one.direction and len(sums[one.kind, one.group]) > _LEAST_OTHERS:
+            own = one.direction["delta_rank"]
+            total = totals[one.kind, one.group].loc[own.index]
+            others = (total["count"] - 1).where(total["count"] > 1, np.nan)
+            specific = own - ((total["sum"] - own) / others).fillna(0.0)
+            strength = one.strength.assign(delta_rank_specific=specific.abs())
+            direction = one.direction.assign(delta_rank_specific=specific)
+            found.append(replace(one, strength=strength, direction=direction))
+        else:
+            found.append(one)
+    return found
 
 
 def _of_expression(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:

@@ -202,7 +202,7 @@ def score_card(
     Parameters
     ----------
     trials
-        At least one; all with the same methods.
+        At least one. Methods that some of them lack are left out.
     ours
         The methods of `strength` and `direction` that are compared with all others, paired.
     n_rivals
@@ -238,7 +238,8 @@ def score_card(
     def table(names: Sequence[str], measures: Sequence[str]) -> dict[str, Any]:
         return {name: {measure: interval(measure, name) for measure in measures} for name in names}
 
-    strength, direction = list(trials[0].strength.columns), list(trials[0].direction.columns)
+    strength = _shared([trial.strength for trial in trials])
+    direction = _shared([trial.direction for trial in trials])
     compared = {"matched": strength, "up_over_down": direction}
     return {
         "n_perturbed_genes": n_genes,
@@ -259,6 +260,10 @@ def score_card(
             for measure, names in compared.items()
         },
     }
+
+
+def _shared(tables: Sequence[pd.DataFrame]) -> list[str]:
+    return [name for name in tables[0].columns if all(name in table for table in tables)]
 
 
 def mean_with_interval(values: Sequence[np.ndarray], genes: np.ndarray, *, seed: int) -> dict[str, float]:

@@ -29,7 +29,8 @@ _COLUMNS = {
 }
 NAMES = {
     "delta_nats": "expression, nats", "delta_nats_moderated": "expression, nats over its error",
-    "delta_rank": "expression, rank", "gene_shift": "gene shift", "signed_shift": "gene shift along own axis",
+    "delta_rank": "expression, rank", "delta_rank_specific": "expression, rank, less other perturbations",
+    "gene_shift": "gene shift", "signed_shift": "gene shift along own axis",
     "delta_nats_with_coexpression": "expression, nats, with co-expression", "coexpression": "co-expression",
     "coexpression_signed": "co-expression, positive first", "mean_expression": "mean expression",
     "other_perturbations": "other perturbations, measured",

@@ -115,6 +115,20 @@ def test_readouts_of_a_run():
     assert list(predictions_of(plain, None)[0].strength) == ["delta_nats"]
 
 
+def test_what_all_perturbations_do_is_taken_off():
+    expression, _ = tables(genes=("g0", "g1", "g2"))
+    expression = expression[(expression["gene"] != "g2") | (expression["affected"] != "g4")]
+    table = expression.pivot_table(index="affected", columns="gene", values="delta_rank")
+    first, second, third = predictions_of(expression, None)
+    expected = table["g0"] - table[["g1", "g2"]].mean(axis=1)
+    found = first.direction["delta_rank_specific"]
+    np.testing.assert_allclose(found, expected.loc[found.index], atol=1e-12)
+    np.testing.assert_allclose(first.strength["delta_rank_specific"], found.abs())
+    alone = table.loc["g4", "g1"] - table.loc["g4", "g0"]
+    assert second.direction.loc["g4", "delta_rank_specific"] == pytest.approx(alone)
+    assert len(third.strength) == 39
+
+
 def test_cards_hold_every_contestant_on_the_same_genes(expression):
     measured = [measured_of("g0", 4), measured_of("g1", 5), measured_of("g2", 6)]
     predictions = with_untrained(predictions_of(*tables()), predictions_of(*tables(seed=9)))

@@ -119,6 +119,8 @@ def test_perturbed_genes_count_alike_and_are_the_unit():
     assert set(ahead) == {"noise"}
     matched = {name: card["strength"][name]["matched"]["mean"] for name in ("ours", "noise")}
     assert ahead["noise"]["mean"] == pytest.approx(matched["ours"] - matched["noise"])
+    trials[2].strength["late"] = 1.0
+    assert "late" not in score_card(trials, ours=["ours"])["strength"]
     with pytest.raises(ValueError, match="no measured perturbation"):
         score_card([], ours=[])
 
