@@ -1,29 +1,28 @@
 """Edges from attention: how much each target's token reads each regulator's, averaged over cells.
 
-An edge r → t is the probability with which query t reads key r. Probabilities are recomputed from the
-queries and keys that the encoder hands out, one cell and layer at a time and only for target rows, but
-normalised over all keys of the cell: exact, in memory of regulators × targets. Attention has no sign, and
-mostly follows co-expression; that is why its edges are reported next to correlation and are refitted before
-they are propagated.
+An edge r → t is the probability with which query t reads key r; the other direction, and both, can be asked
+for. Attention has no sign, and mostly follows co-expression and position: that is why there are corrections,
+each of which is scored against the raw weights, and why its edges are reported next to correlation and are
+refitted before they are propagated.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from geneformer_grn._runtime import progress
-from geneformer_grn.cells.packing import PackedBatch, pack, plan_by_budget
-from geneformer_grn.cells.ranking import RankedCells, model_input
+from geneformer_grn.cells.ranking import RankedCells
+from geneformer_grn.extraction.attention_sums import AttentionSums, Direction, Head
+from geneformer_grn.extraction.positions import position_expectation
+from geneformer_grn.extraction.streaming import PairIndex, stream_cells
 from geneformer_grn.model.encoder import Encoder
 from geneformer_grn.network.scored import ScoredPairs
 
-_SCORES_PER_CHUNK = 1 << 22  # heads × queries × keys held at once
+Correction = Literal["none", "average_product", "rank_position", "row_rank"]
+CORRECTIONS = ("none", "average_product", "rank_position", "row_rank")
+DIRECTIONS = ("target_reads", "regulator_reads", "both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,26 +33,48 @@ class AttentionSettings:
     ----------
     layers
         Encoder layers to average over, counted from 0 at the input; ``all`` takes every one.
+    heads
+        (layer, head) pairs to average over instead of all heads of `layers`, both counted from 0.
+    direction
+        ``target_reads``: the target is the query and the regulator the key. ``regulator_reads``: the other
+        way round. ``both``: the mean of the two, which is the same for r → t and t → r.
+    correction
+        ``none``. ``average_product``: what the regulator's and the target's mean weight would give is
+        subtracted, and what is then below 0 is no edge, 0; see `average_product_correction`.
+        ``rank_position``: each reading is divided by what the positions of the two genes predict for the head
+        (see `geneformer_grn.extraction.positions`), so that 1 is as expected. ``row_rank``: each reading is
+        replaced by its rank, 0 to 1, among the genes of the other side (regulators, or for
+        ``regulator_reads`` targets) that the cell holds, for each query, head and layer.
     min_support
         Fewest cells that must hold both genes for a pair to be scored.
-    correction
-        ``none``, or ``average_product``: see `average_product_correction`.
+    position_bins, position_cells
+        For ``rank_position``: bins of positions, and how many cells the prediction is taken from (spread
+        evenly; they are run once more).
     token_budget
         Most tokens in one packed batch.
     """
 
     layers: tuple[int, ...] | Literal["all"] = "all"
+    heads: tuple[Head, ...] | Literal["all"] = "all"
+    direction: Direction = "target_reads"
+    correction: Correction = "none"
     min_support: int = 5
-    correction: Literal["none", "average_product"] = "none"
+    position_bins: int = 20
+    position_cells: int = 1000
     token_budget: int = 16_384
 
     def __post_init__(self) -> None:
-        if self.min_support < 1 or self.token_budget < 1:
-            raise ValueError("min_support and token_budget must be at least 1")
-        if self.correction not in {"none", "average_product"}:
-            raise ValueError(
-                f"attention correction {self.correction!r} is unknown; use none or average_product"
-            )
+        for name in ("min_support", "position_bins", "position_cells", "token_budget"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, known in (("correction", CORRECTIONS), ("direction", DIRECTIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"attention {name} {getattr(self, name)!r} is unknown; use {', '.join(known[:-1])} or "
+                    f"{known[-1]}"
+                )
+        if self.heads != "all" and self.layers != "all":
+            raise ValueError("heads name their layers: give layers or heads, not both")
 
 
 def attention_edges(
@@ -87,40 +108,83 @@ def attention_edges(
     Returns
     -------
     ScoredPairs
-        Unsigned weights ``(R, T)``, NaN for a gene with itself and below ``min_support`` cells.
+        Unsigned weights ``(R, T)``, none below 0; NaN for a gene with itself and below ``min_support`` cells.
 
     Raises
     ------
     ValueError
-        A layer does not exist, or there are no regulators or no targets.
+        A layer or head does not exist, a gene is named twice, or there are no regulators or no targets.
+
+    Notes
+    -----
+    Memory is 12 bytes a pair while cells are read (24 with both ``p × L`` and its mean), whatever their
+    number.
+
+    Examples
+    --------
+    >>> settings = AttentionSettings(heads=((2, 0), (2, 3)), correction="rank_position")  # doctest: +SKIP
+    >>> attention_edges(encoder, ranked, regulators=tfs, targets=genes, settings=settings)  # doctest: +SKIP
     """
     settings = settings or AttentionSettings()
-    layers = _layers(settings, encoder.n_layers)
-    if len(regulators) == 0 or len(targets) == 0:
-        raise ValueError("attention edges need at least one regulator and one target")
-    vocabulary = encoder.vocabulary
-    cells = np.arange(len(ranked)) if cells is None else np.asarray(cells)
-    sums = AttentionSums(encoder, regulators=regulators, targets=targets, layers=layers)
-    lengths = np.minimum(ranked.lengths[cells] + vocabulary.n_wrapping, vocabulary.max_length)
-    # layers above the last one read are not run
-    stop_at = max(layers) + 1 - encoder.n_layers
-    for group in progress(plan_by_budget(lengths, settings.token_budget), desc="attention", unit="batch"):
-        sequences = [model_input(ranked.cell(cell), vocabulary) for cell in cells[group]]
-        batch = pack(sequences).to(encoder.device)
-        sums.begin(batch)
-        encoder.hidden_states(batch, encoder_layer=stop_at, capture=sums)
-    weights, support = sums.mean(settings.min_support)
-    weights[regulators[:, None] == targets[None, :]] = np.nan
-    if settings.correction == "average_product":
-        weights = average_product_correction(weights)
-    return ScoredPairs(
-        regulators=vocabulary.ensembl_ids[regulators],
-        targets=vocabulary.ensembl_ids[targets],
-        weights=weights.astype(np.float32),
-        support=support,
-        method="attention",
-        signed=False,
-    )
+    heads = chosen_heads(settings, encoder)
+    (pairs,) = _tables(encoder, ranked, (regulators, targets), settings, cells, heads, by_head=False)
+    return pairs
+
+
+def attention_by_head(
+    encoder: Encoder,
+    ranked: RankedCells,
+    *,
+    regulators: np.ndarray,
+    targets: np.ndarray,
+    settings: AttentionSettings | None = None,
+    cells: np.ndarray | None = None,
+) -> dict[Head, ScoredPairs]:
+    """Score regulator → target pairs by the attention of every single head, from one pass over the cells.
+
+    Parameters
+    ----------
+    encoder, ranked, regulators, targets, settings, cells
+        As in `attention_edges`; only the heads asked for are kept, 12 bytes a pair and head.
+
+    Returns
+    -------
+    dict
+        (layer, head) -> what `attention_edges` gives for that head alone; ``support`` is shared.
+    """
+    settings = settings or AttentionSettings()
+    heads = chosen_heads(settings, encoder)
+    tables = _tables(encoder, ranked, (regulators, targets), settings, cells, heads, by_head=True)
+    return dict(zip(heads, tables, strict=True))
+
+
+def chosen_heads(settings: AttentionSettings, encoder: Encoder) -> tuple[Head, ...]:
+    """Return the (layer, head) pairs that are read, in ascending order.
+
+    Raises
+    ------
+    ValueError
+        One does not exist, or there are none.
+    """
+    n_layers, n_heads = encoder.n_layers, int(encoder.model.config.num_attention_heads)
+    if settings.heads != "all":
+        wrong = [
+            (layer, head)
+            for layer, head in settings.heads
+            if not (0 <= layer < n_layers and 0 <= head < n_heads)
+        ]
+        if wrong or not settings.heads:
+            raise ValueError(
+                f"attention heads {wrong or '()'} do not exist: this model has layers 0 to {n_layers - 1}, "
+                f"each with heads 0 to {n_heads - 1}"
+            )
+        return tuple(sorted(set(settings.heads)))
+    layers = range(n_layers) if settings.layers == "all" else sorted(set(settings.layers))
+    if not layers or not all(0 <= layer < n_layers for layer in layers):
+        raise ValueError(
+            f"attention layers {settings.layers} do not exist: this model has {n_layers}, 0 to {n_layers - 1}"
+        )
+    return tuple((layer, head) for layer in layers for head in range(n_heads))
 
 
 def average_product_correction(weights: np.ndarray) -> np.ndarray:
@@ -136,109 +200,59 @@ def average_product_correction(weights: np.ndarray) -> np.ndarray:
         ``(R, T)`` float; NaN is left out of the means and stays.
     """
     known = np.isfinite(weights)
-    filled = np.where(known, weights, 0.0)
-    by_regulator = filled.sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
-    by_target = filled.sum(axis=0, keepdims=True) / np.maximum(known.sum(axis=0, keepdims=True), 1)
-    overall = filled.sum() / max(int(known.sum()), 1)
+    n_known = [np.maximum(known.sum(axis=axis, keepdims=True), 1) for axis in (1, 0)]
+    by_regulator, by_target = (
+        np.nansum(weights, axis=axis, keepdims=True, dtype=np.float64) / n
+        for axis, n in zip((1, 0), n_known, strict=True)
+    )
+    overall = np.nansum(weights, dtype=np.float64) / max(int(known.sum()), 1)
     return weights - (by_regulator * by_target / overall if overall else 0.0)
 
 
-def _layers(settings: AttentionSettings, n_layers: int) -> tuple[int, ...]:
-    if settings.layers == "all":
-        return tuple(range(n_layers))
-    wrong = [layer for layer in settings.layers if not 0 <= layer < n_layers]
-    if wrong or not settings.layers:
-        raise ValueError(
-            f"attention layers {settings.layers} do not exist: this model has {n_layers}, 0 to {n_layers - 1}"
-        )
-    return tuple(sorted(set(settings.layers)))
+def _tables(
+    encoder: Encoder,
+    ranked: RankedCells,
+    genes: tuple[np.ndarray, np.ndarray],
+    settings: AttentionSettings,
+    cells: np.ndarray | None,
+    heads: tuple[Head, ...],
+    *,
+    by_head: bool,
+) -> list[ScoredPairs]:
+    """Return the scores of all heads together, or of each."""
+    regulators, targets = genes
+    index = PairIndex(encoder, regulators, targets)
+    expectation = None
+    if settings.correction == "rank_position":
+        expectation = position_expectation(
+            encoder, ranked, np.arange(len(ranked)) if cells is None else np.asarray(cells), heads,
+            n_bins=settings.position_bins, n_cells=settings.position_cells,
+            token_budget=settings.token_budget,
+        )  # fmt: skip
+    sums = AttentionSums(
+        index, heads, direction=settings.direction, by_head=by_head,
+        expectation=expectation, rank_rows=settings.correction == "row_rank",
+    )  # fmt: skip
+    stream_cells(
+        encoder, ranked, cells, sums,
+        n_layers=max(layer for layer, _ in heads) + 1, token_budget=settings.token_budget, what="attention",
+    )  # fmt: skip
+    support = index.support.T.cpu().numpy()
+    same = np.equal.outer(regulators, targets)
+    corrected = settings.correction == "average_product"
+    names = encoder.vocabulary.ensembl_ids
+    found = []
+    for weights in sums.means(settings.min_support):
+        weights[same] = np.nan
+        pairs = ScoredPairs(
+            regulators=names[regulators], targets=names[targets],
+            weights=_without_average_product(weights) if corrected else weights,
+            support=support, method="attention", signed=False,
+        )  # fmt: skip
+        found.append(pairs)
+    return found
 
 
-class AttentionSums:
-    """Receives queries and keys from the encoder and keeps sums for regulator × target pairs.
-
-    An `geneformer_grn.model.attention.AttentionCapture`: call `begin` with each batch before it runs.
-
-    Parameters
-    ----------
-    encoder
-        Gives the device and the size of the vocabulary.
-    regulators, targets
-        ``(R,)`` and ``(T,)`` int tokens.
-    layers
-        Layers to average over.
-    """
-
-    def __init__(
-        self, encoder: Encoder, *, regulators: np.ndarray, targets: np.ndarray, layers: tuple[int, ...]
-    ) -> None:
-        device = encoder.device
-        shape = (len(targets), len(regulators))  # as in the attention matrix: queries by keys
-        # sums over many thousand cells lose digits in float32; mps knows nothing wider
-        self._sums = torch.zeros(
-            shape, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
-        )
-        self._support = torch.zeros(shape, dtype=torch.int32, device=device)
-        self._row_of = _positions(targets, len(encoder.vocabulary), device)
-        self._column_of = _positions(regulators, len(encoder.vocabulary), device)
-        self._layers = frozenset(layers)
-        self._segments: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        # layers of one batch are summed before they are scattered, since that is the slower step
-        self._read: dict[int, Tensor] = {}
-
-    def begin(self, batch: PackedBatch) -> None:
-        """Look up where the genes of each cell lie, and count the pairs that each cell holds."""
-        self._segments, self._read = [], {}
-        for start, end in pairwise(batch.cu_seqlens.tolist()):
-            tokens = batch.input_ids[0, start:end]
-            queries, rows = _found(self._row_of[tokens])
-            keys, columns = _found(self._column_of[tokens])
-            # regulators first: softmax does not mind, and a slice is cheaper than gathering columns
-            keys = torch.cat([keys, torch.nonzero(self._column_of[tokens] < 0)[:, 0]])
-            self._support[rows[:, None], columns[None, :]] += 1
-            self._segments.append((queries, keys, rows, columns))
-
-    def add(self, layer_index: int, segment: int, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Add one cell's attention of one layer; ``(H, L, D)`` queries and keys."""
-        queries, keys, rows, columns = self._segments[segment]
-        if layer_index not in self._layers or len(rows) == 0 or len(columns) == 0:
-            return
-        n_heads, n_keys, _ = key.shape
-        key_hdl = key[:, keys].float().transpose(1, 2)
-        chunk = max(1, _SCORES_PER_CHUNK // (n_heads * n_keys))
-        parts = []
-        for start in range(0, len(queries), chunk):
-            query_hqd = query[:, queries[start : start + chunk]].float()
-            probabilities_hql = torch.softmax(torch.matmul(query_hqd * scaling, key_hdl), dim=-1)
-            parts.append(probabilities_hql[:, :, : len(columns)].mean(dim=0) * n_keys)
-        read = torch.cat(parts)
-        if segment in self._read:
-            read += self._read.pop(segment)
-        if layer_index < max(self._layers):
-            self._read[segment] = read
-        else:
-            # every gene occurs once in a cell, so that plain indexed addition drops nothing
-            self._sums[rows[:, None], columns[None, :]] += read.to(self._sums.dtype)
-
-    def mean(self, min_support: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``(R, T)`` float64 mean scores, NaN below `min_support` cells, and int32 support."""
-        support = self._support.T.cpu().numpy()
-        total = self._sums.T.cpu().numpy()
-        enough = support >= min_support
-        mean = np.full(support.shape, np.nan)
-        np.divide(total, support * len(self._layers), out=mean, where=enough)
-        return mean, support
-
-
-def _positions(tokens: np.ndarray, n_tokens: int, device: torch.device) -> Tensor:
-    """Return ``(V,)`` int64: where each token stands in `tokens`, -1 where it does not."""
-    positions = torch.full((n_tokens,), -1, dtype=torch.int64)
-    positions[torch.from_numpy(np.asarray(tokens, dtype=np.int64))] = torch.arange(len(tokens))
-    return positions.to(device)
-
-
-def _found(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where in a cell the looked-for genes are and their positions, ascending (faster to scatter)."""
-    inside = torch.nonzero(positions >= 0)[:, 0]
-    order = torch.argsort(positions[inside])
-    return inside[order], positions[inside][order]
+def _without_average_product(weights: np.ndarray) -> np.ndarray:
+    """Return corrected weights, 0 where a pair is read less than its genes are on average."""
+    return np.maximum(average_product_correction(weights), 0.0).astype(np.float32)

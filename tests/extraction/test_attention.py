@@ -1,69 +1,32 @@
 """Streaming attention against the eager attention matrices of transformers, cell by cell."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from transformers import BertForMaskedLM
+from scipy.stats import rankdata
 
-from geneformer_grn.cells.ranking import RankedCells, model_input
-from geneformer_grn.extraction import attention
+from geneformer_grn.extraction import streaming
 from geneformer_grn.extraction.attention import (
     AttentionSettings,
+    attention_by_head,
     attention_edges,
     average_product_correction,
 )
-
-N_CELLS = 30
-
-
-@pytest.fixture(scope="module")
-def ranked(tiny_vocabulary) -> RankedCells:
-    """30 cells of 3 to 60 genes: some longer than the model's 48 tokens."""
-    generator = np.random.default_rng(0)
-    genes = np.arange(tiny_vocabulary.n_special, len(tiny_vocabulary))
-    cells = [generator.permutation(genes)[: generator.integers(3, 61)] for _ in range(N_CELLS)]
-    return RankedCells(
-        tokens=np.concatenate(cells).astype(np.uint16),
-        offsets=np.concatenate([[0], np.cumsum([len(cell) for cell in cells])]).astype(np.int64),
-        n_counts=np.ones(N_CELLS),
-    )
+from geneformer_grn.extraction.attention_sums import row_ranks
 
 
-@pytest.fixture(scope="module")
-def genes(tiny_vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    regulators = np.flatnonzero(tiny_vocabulary.is_regulator)
-    targets = np.arange(tiny_vocabulary.n_special, len(tiny_vocabulary))[::-2].copy()
-    return regulators, targets
+def edges(encoder, ranked, genes, *, cells=None, **settings):
+    return attention_edges(
+        encoder, ranked, regulators=genes[0], targets=genes[1],
+        settings=AttentionSettings(**{"min_support": 3, **settings}), cells=cells,
+    )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def eager(tiny_checkpoint, tiny_vocabulary, ranked) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Token ids and the (layers, heads, L, L) attention of every cell."""
-    model = BertForMaskedLM.from_pretrained(tiny_checkpoint, attn_implementation="eager").eval()
-    found = []
-    for cell in range(N_CELLS):
-        ids = model_input(ranked.cell(cell), tiny_vocabulary)
-        with torch.no_grad():
-            output = model(torch.from_numpy(ids)[None], output_attentions=True)
-        found.append((ids, torch.stack(output.attentions)[:, 0].numpy().astype(np.float64)))
-    return found
-
-
-def oracle(eager, regulators, targets, *, layers, cells, min_support):
-    weights = np.full((len(regulators), len(targets)), np.nan)
-    support = np.zeros((len(regulators), len(targets)), dtype=int)
-    for i, regulator in enumerate(regulators):
-        for j, target in enumerate(targets):
-            values = [
-                matrices[layers][:, :, ids.tolist().index(target), ids.tolist().index(regulator)].mean()
-                * len(ids)
-                for ids, matrices in (eager[cell] for cell in cells)
-                if regulator in ids and target in ids
-            ]
-            support[i, j] = len(values)
-            if len(values) >= min_support and regulator != target:
-                weights[i, j] = np.mean(values)
-    return weights, support
+def raw(ids, matrices):
+    return matrices.reshape(-1, *matrices.shape[2:]) * len(ids)
 
 
 @pytest.mark.parametrize(
@@ -71,43 +34,75 @@ def oracle(eager, regulators, targets, *, layers, cells, min_support):
     [("all", None, 16_384, 1 << 22), ((1,), None, 100, 1 << 22), ((0,), np.arange(5, 25), 64, 500)],
 )
 def test_streaming_equals_eager(
-    tiny_encoder, ranked, genes, eager, layers, cells, budget, chunk, monkeypatch
+    tiny_encoder, ranked, genes, mean_over_cells, layers, cells, budget, chunk, monkeypatch
 ):
-    monkeypatch.setattr(attention, "_SCORES_PER_CHUNK", chunk)
-    regulators, targets = genes
-    settings = AttentionSettings(layers=layers, token_budget=budget, min_support=3)
-    pairs = attention_edges(
-        tiny_encoder, ranked, regulators=regulators, targets=targets, settings=settings, cells=cells
-    )
-    weights, support = oracle(
-        eager,
-        regulators,
-        targets,
-        layers=slice(None) if layers == "all" else list(layers),
-        cells=range(N_CELLS) if cells is None else cells,
-        min_support=3,
+    monkeypatch.setattr(streaming, "SCORES_PER_CHUNK", chunk)
+    pairs = edges(tiny_encoder, ranked, genes, layers=layers, token_budget=budget, cells=cells)
+    heads = slice(None) if layers == "all" else slice(2 * layers[0], 2 * layers[0] + 2)
+    weights, support = mean_over_cells(
+        lambda ids, matrices: raw(ids, matrices)[heads], cells=range(30) if cells is None else cells
     )
     np.testing.assert_array_equal(pairs.support, support)
-    np.testing.assert_array_equal(np.isnan(pairs.weights), np.isnan(weights))
-    np.testing.assert_allclose(pairs.weights, weights, rtol=1e-6, atol=1e-6)
-    assert pairs.regulators.tolist() == tiny_encoder.vocabulary.ensembl_ids[regulators].tolist()
+    np.testing.assert_allclose(pairs.weights, weights.mean(axis=0), rtol=1e-6, atol=1e-6)
+    assert pairs.regulators.tolist() == tiny_encoder.vocabulary.ensembl_ids[genes[0]].tolist()
     assert not pairs.signed
+
+
+@pytest.mark.parametrize("direction", ["target_reads", "regulator_reads", "both"])
+def test_directions_and_heads_equal_eager(tiny_encoder, ranked, genes, mean_over_cells, direction):
+    heads = ((0, 1), (1, 0))
+
+    def reading(ids, matrices):
+        read = raw(ids, matrices)[[1, 2]]
+        back = read.transpose(0, 2, 1)
+        return {"target_reads": read, "regulator_reads": back, "both": (read + back) / 2}[direction]
+
+    weights, _ = mean_over_cells(reading)
+    together = edges(tiny_encoder, ranked, genes, heads=heads, direction=direction)
+    np.testing.assert_allclose(together.weights, weights.mean(axis=0), rtol=1e-6, atol=1e-6)
+    alone = attention_by_head(
+        tiny_encoder, ranked, regulators=genes[0], targets=genes[1],
+        settings=AttentionSettings(heads=heads[::-1], direction=direction, min_support=3),
+    )  # fmt: skip
+    assert list(alone) == list(heads)
+    for found, expected in zip(alone.values(), weights, strict=True):
+        np.testing.assert_allclose(found.weights, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["target_reads", "regulator_reads"])
+def test_row_ranks_equal_ranks_of_eager_rows(tiny_encoder, ranked, genes, mean_over_cells, direction):
+    ranked_genes = genes[0] if direction == "target_reads" else genes[1]
+
+    def reading(ids, matrices):
+        matrices = raw(ids, matrices)
+        held = np.isin(ids, ranked_genes)
+        ranks = np.full(matrices.shape, np.nan)
+        if held.any():
+            ranks[:, :, held] = (rankdata(matrices[:, :, held], axis=2) - 0.5) / held.sum()
+        return ranks if direction == "target_reads" else ranks.transpose(0, 2, 1)
+
+    weights, _ = mean_over_cells(reading)
+    found = edges(tiny_encoder, ranked, genes, correction="row_rank", direction=direction)
+    # float32 may tie what float64 tells apart, or swap it: never more than a rank here and there
+    np.testing.assert_allclose(found.weights, weights.mean(axis=0), atol=1e-6)
+
+
+def test_tied_values_share_their_rank():
+    values = np.random.default_rng(0).integers(0, 4, (3, 5, 7)).astype(np.float32)
+    expected = (rankdata(values, axis=2) - 0.5) / 7
+    np.testing.assert_allclose(row_ranks(torch.from_numpy(values)).numpy(), expected, atol=1e-7)
 
 
 def test_uniform_attention_scores_one(tiny_encoder, ranked, genes):
     """With all queries zero every key is read alike, in cells of any length."""
-    import copy
-    from dataclasses import replace
-
     model = copy.deepcopy(tiny_encoder.model)
     for layer in model.bert.encoder.layer:
         torch.nn.init.zeros_(layer.attention.self.query.weight)
         torch.nn.init.zeros_(layer.attention.self.query.bias)
-    pairs = attention_edges(
-        replace(tiny_encoder, model=model), ranked, regulators=genes[0], targets=genes[1],
-        settings=AttentionSettings(min_support=1),
-    )  # fmt: skip
-    np.testing.assert_allclose(pairs.weights[pairs.scored], 1.0, rtol=1e-6)
+    encoder = replace(tiny_encoder, model=model)
+    for correction, expected in (("none", 1.0), ("rank_position", 1.0), ("row_rank", 0.5)):
+        pairs = edges(encoder, ranked, genes, correction=correction)
+        np.testing.assert_allclose(pairs.weights[pairs.scored], expected, rtol=1e-6)
 
 
 def test_average_product_correction_by_hand():
@@ -122,30 +117,36 @@ def test_average_product_correction_by_hand():
 
 
 def test_corrected_edges_are_the_correction_of_raw_edges(tiny_encoder, ranked, genes):
-    raw, corrected = (
-        attention_edges(
-            tiny_encoder, ranked, regulators=genes[0], targets=genes[1],
-            settings=AttentionSettings(correction=correction),
-        )
-        for correction in ("none", "average_product")
-    )  # fmt: skip
-    expected = average_product_correction(raw.weights.astype(np.float64))
+    """What is read less than its genes are on average is no edge: a magnitude would make it one."""
+    uncorrected = edges(tiny_encoder, ranked, genes)
+    corrected = edges(tiny_encoder, ranked, genes, correction="average_product")
+    expected = np.maximum(average_product_correction(uncorrected.weights.astype(np.float64)), 0.0)
+    assert (expected == 0.0).sum() > 10
     np.testing.assert_allclose(corrected.weights, expected, atol=1e-6)
+
+
+def test_empty_cells_are_passed_over(tiny_encoder, ranked, genes):
+    gap = replace(ranked, offsets=np.insert(ranked.offsets, 3, ranked.offsets[3]), n_counts=np.ones(31))
+    np.testing.assert_allclose(
+        edges(tiny_encoder, gap, genes).weights, edges(tiny_encoder, ranked, genes).weights, rtol=1e-5
+    )
 
 
 def test_bad_calls(tiny_encoder, ranked, genes):
     regulators, targets = genes
     with pytest.raises(ValueError, match="this model has 2, 0 to 1"):
-        attention_edges(
-            tiny_encoder,
-            ranked,
-            regulators=regulators,
-            targets=targets,
-            settings=AttentionSettings(layers=(2,)),
-        )
+        edges(tiny_encoder, ranked, genes, layers=(2,))
+    with pytest.raises(ValueError, match=r"heads \[\(0, 2\)\] do not exist: .* 0 to 1, .* heads 0 to 1"):
+        edges(tiny_encoder, ranked, genes, heads=((0, 2), (1, 1)))
     with pytest.raises(ValueError, match="at least one regulator"):
-        attention_edges(tiny_encoder, ranked, regulators=regulators[:0], targets=targets)
-    with pytest.raises(ValueError, match="use none or average_product"):
+        edges(tiny_encoder, ranked, (regulators[:0], targets))
+    with pytest.raises(ValueError, match="target of token 7 is named 2 times"):
+        edges(tiny_encoder, ranked, (regulators, np.array([6, 7, 7])))
+    with pytest.raises(ValueError, match="correction 'magic' is unknown; use none, average_product, rank_p"):
         AttentionSettings(correction="magic")
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="direction 'up' is unknown"):
+        AttentionSettings(direction="up")
+    with pytest.raises(ValueError, match="layers or heads, not both"):
+        AttentionSettings(layers=(0,), heads=((0, 0),))
+    with pytest.raises(ValueError, match="min_support must be at least 1"):
         AttentionSettings(min_support=0)
