@@ -56,7 +56,7 @@ def sparse_products(left: sparse.csc_matrix, right: sparse.csr_matrix) -> tuple[
 
 
 @_compiled
-def _accumulate(
+def _accumulate(  # type: ignore[no-untyped-def]
     first, last, left_starts, left_cells, left_values, right_starts, right_genes, right_values,
     products, support,
 ):  # fmt: skip

@@ -39,7 +39,7 @@ class Pairing:
     @property
     def varying(self) -> np.ndarray:
         """``(T,)`` bool, targets with at least one scored regulator."""
-        return ~self.unscored.all(axis=0)
+        return np.logical_not(self.unscored.all(axis=0))
 
     def scored(
         self,
