@@ -78,8 +78,9 @@ def propagate(
     -------
     DataFrame
         ``source``, ``gene``, ``group``, ``hop`` int, ``effect`` float64; no row where the effect is 0.
-        ``iterated``: the contribution of paths of exactly ``hop`` edges (hop 0 is the source itself); the
-        sum over hops is the predicted change. ``linear`` and ``walk``: one row a gene, the total response or
+        ``iterated``: the contribution of paths of exactly ``hop`` edges (hop 0 is the source itself, hop 1 its
+        direct effect); the sum over hops is the predicted change. Where `lowest` stops an effect, a hop is
+        what one more step changes. ``linear`` and ``walk``: one row a gene, the total response or
         the visiting probability, with ``hop`` the length of the shortest path.
 
     Raises
@@ -193,10 +194,16 @@ def _by_hop(
     """Return ``(n_hops + 1, g)`` contributions of paths of exactly that many edges, stopped at the floor."""
     effects = np.zeros((n_hops + 1, matrix.shape[0]))
     effects[0, source] = change
-    total = effects[0].copy()
+    total = effects[0]
     inputs = sparse.csr_matrix(matrix.T)
+    lowest = np.minimum(floor, 0.0)
+    lowest[source] = -np.inf
+    # every step starts anew from all inputs, as CellOracle's does: an effect that the floor stopped is still
+    # there in full when another one makes up for it
     for hop in range(1, n_hops + 1):
-        reached = np.maximum(total + inputs @ effects[hop - 1], np.minimum(floor, total))
+        reached = inputs @ total
+        reached[source] = change
+        reached = np.maximum(reached, lowest)
         effects[hop] = reached - total
         total = reached
     return effects
