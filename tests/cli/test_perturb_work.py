@@ -130,6 +130,7 @@ def test_killed_several_times_it_ends_as_if_never_killed(start, arguments, tmp_p
             time.sleep(0.01)  # it is still starting
         time.sleep(random.uniform(0.0, 0.2))  # noqa: S311 - any moment will do
         if process.poll() is not None:
+            finish(process)
             break
         process.kill()
         process.communicate()
