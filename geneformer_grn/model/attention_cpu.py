@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SCORES = 1 << 20  # formed at a time: 2 MB in bf16, and as much again of probabilities
+SCORES = 1 << 21  # formed at a time: 4 MB in bf16, and as much again of probabilities
 
 
 def by_products(query: Tensor) -> bool:
