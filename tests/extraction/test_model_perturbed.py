@@ -91,11 +91,11 @@ def test_influence_equals_brute_force(tiny_encoder, plain_model, ranked, few, ki
         removal=kind, cells_per_regulator=4, min_support=MIN_SUPPORT, token_budget=200
     )
     both = influence(tiny_encoder, ranked, regulators=few[0], targets=few[1], settings=settings, cells=CELLS)
-    for readout, values in (("nats", nats), ("rank", ranks)):
+    # both models are in float32: a log-probability is known to about 1e-6, a rank of up to 46 is less so
+    for readout, values, rounding in (("nats", nats, 3e-6), ("rank", ranks, 3e-5)):
         weights, support = mean_by_loops(values, *few, -1.0)
         np.testing.assert_array_equal(both[readout].support, support)
-        # both models are in float32, which rounds a log-probability, and a rank of up to 46, at about 1e-6
-        np.testing.assert_allclose(both[readout].weights, weights, rtol=0, atol=3e-6)
+        np.testing.assert_allclose(both[readout].weights, weights, rtol=0, atol=rounding)
         assert np.isfinite(weights).sum() > 20
         assert both[readout].signed == (readout == "rank")
 
