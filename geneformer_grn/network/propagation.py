@@ -20,7 +20,9 @@ from scipy.sparse import csgraph, linalg
 
 from geneformer_grn.network.edges import check_edges
 
-UNITLESS_METHODS = frozenset({"attention", "correlation"})
+UNITLESS_METHODS = frozenset(
+    {"attention", "correlation", "spearman", "partial_correlation", "graphical_lasso"}
+)
 """Methods whose weights rank edges but are no coefficients, signed or not."""
 
 
@@ -78,10 +80,10 @@ def propagate(
     -------
     DataFrame
         ``source``, ``gene``, ``group``, ``hop`` int, ``effect`` float64; no row where the effect is 0.
-        ``iterated``: the contribution of paths of exactly ``hop`` edges (hop 0 is the source itself, hop 1 its
-        direct effect); the sum over hops is the predicted change. Where `lowest` stops an effect, a hop is
-        what one more step changes. ``linear`` and ``walk``: one row a gene, the total response or
-        the visiting probability, with ``hop`` the length of the shortest path.
+        ``iterated``: the contribution of paths of exactly ``hop`` edges (hop 0 is the source itself, hop 1
+        its direct effect); the sum over hops is the predicted change. Where `lowest` stops an effect, a hop
+        is what one more step changes. ``linear`` and ``walk``: one row a gene, the total response or the
+        visiting probability, with ``hop`` the length of the shortest path.
 
     Raises
     ------
