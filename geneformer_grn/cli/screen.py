@@ -25,8 +25,12 @@ def screen(
     model: options.Model = "mini",
     kind: Annotated[str, typer.Option("--kind", help="delete or knockout.")] = "delete",
     share: Annotated[
-        float, typer.Option("--share", help="Share of each group's genes to run exactly: the top.")
-    ] = 0.15,
+        float | None,
+        typer.Option(
+            "--share",
+            help="Share of each group's genes to run exactly (default: what a third of passes allows).",
+        ),
+    ] = None,
     audit: Annotated[
         float,
         typer.Option("--audit", help="Share of all genes, at random, to run exactly: measures the recall."),

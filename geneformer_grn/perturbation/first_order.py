@@ -11,8 +11,8 @@ random projections: for Gaussian ``u``, the square of ``u . change`` has that sq
 averages out over projections and cells.
 
 In deletion the move of positions dominates and is the same for genes of equal rank. It is measured instead,
-by exact passes in which all tokens behind a cut move up, at a few cuts per cell; projections then only add
-what differs from the cuts between which a gene lies.
+by exact passes in which all tokens behind a cut move up, at a few cuts per cell. Projections only add what
+differs from the cuts between which a gene lies, as far as they tell it from their own noise.
 """
 
 from __future__ import annotations
@@ -185,14 +185,17 @@ class _Cell:
         shut, moved = by_shift.reshape(-1, 2, len(ids)).transpose(1, 0, 2)[..., genes]
         towards = by_state.reshape(-1, 2, len(ids))[:, 0, genes].T
         n_passes = 1 + 2 * (len(shut) + len(self._states))
-        squared = shut**2
         if self._moves:
             cuts = self._run_cuts(ids, genes, read, run.states)
             n_passes += len(cuts.places)
             between = interpolation(len(genes), cuts.places)
-            squared = (shut + moved) ** 2 + (cuts.shifts - moved[:, cuts.places] ** 2) @ between
+            differs = (shut + moved) ** 2 - moved[:, cuts.places] ** 2 @ between
+            shift = np.maximum(cuts.shifts @ between + shrunken_mean(differs), 0.0)
             towards = towards + self._moved_towards(between.T @ cuts.pooled, run.states, genes)
-        shift = np.maximum(squared.mean(axis=0), 0.0) if len(squared) else np.full(len(genes), np.nan)
+        else:
+            shift = (shut**2).sum(axis=0) / max(len(shut), 1)
+        if not len(shut):
+            shift[:] = np.nan
         return CellEstimate(cell, ids[genes], np.column_stack([shift, towards]), n_passes)
 
     def _run_cuts(self, ids: np.ndarray, genes: np.ndarray, read: np.ndarray, states: Tensor) -> _Cuts:
@@ -295,6 +298,19 @@ def _towards(states: Tensor, state: np.ndarray) -> Tensor:
 def _pooled(states: Tensor, rows: np.ndarray) -> np.ndarray:
     """Return the ``(d,)`` float64 mean of some rows."""
     return np.asarray(states[torch.from_numpy(rows).to(states.device)].double().mean(dim=0).cpu().numpy())
+
+
+def shrunken_mean(samples: np.ndarray) -> np.ndarray:
+    """Return the mean ``(n,)`` of samples ``(k, n)``, drawn towards 0 by what of it is noise.
+
+    The factor is the share of the mean's squares, over all n, that the spread of the samples does not
+    account for (James and Stein 1961); 0 below two samples, of which no spread is known.
+    """
+    if len(samples) < 2:
+        return np.zeros(samples.shape[1])
+    mean = samples.mean(axis=0)
+    noise, total = float((samples.var(axis=0, ddof=1) / len(samples)).sum()), float((mean**2).sum())
+    return np.asarray(mean * max(1.0 - noise / total, 0.0)) if total > 0.0 else mean
 
 
 def interpolation(n: int, places: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ def screen(
     model: str | Path | Encoder = "mini",
     *,
     kind: str = "delete",
-    share: float = 0.15,
+    share: float | None = None,
     audit: float = 0.05,
     effort: float = 0.125,
     groups: str | None = None,
@@ -59,7 +59,8 @@ def screen(
     kind
         ``delete`` or ``knockout``; other kinds have no estimate, use `gg.tl.perturb`.
     share
-        Share of each group's genes that is run exactly: the top of the estimate.
+        Share of each group's genes that is run exactly: the top of the estimate. None: as many as a third of
+        the passes that running every gene takes allows.
     audit
         Share of all genes, drawn at random, that is run exactly to measure the recall; 0: not measured.
     effort

@@ -7,6 +7,7 @@ measures how well it did.
 
 from __future__ import annotations
 
+import bisect
 import math
 import tempfile
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScreenOptions", "ScreenTables", "screen_counts"]
 
+_LEAST_SHARE = 0.15  # of the genes: a list shorter than that misses too many of the top tenth
 LEAST_RECALL = 0.95  # of the true top; where the interval lies below it, the user is warned
 
 
@@ -70,13 +72,15 @@ def screen_counts(encoder: Encoder, counts: CellCounts, options: ScreenOptions) 
     n_pairs, n_cells = int(genes["n_cells"].sum()), len(groups.cells)
     exact_passes = n_pairs + n_cells
     effort = _effort(options, job, pairs_per_cell=n_pairs / max(n_cells, 1))
-    run_share = options.share + options.audit * (1.0 - options.share)
+    least = _LEAST_SHARE if options.share is None else options.share
+    run_share = least + options.audit * (1.0 - least)
     planned = math.ceil(n_cells * (1 + effort.passes(len(job.states))) + run_share * n_pairs)
     is_worth = exact_passes >= options.least_saving * planned
     if is_worth:
         estimates, spent = _estimated(encoder, job, groups, effort)
         code = genes["group"].map(groups.code)
-        genes = _chosen(genes.assign(estimate=estimates[code, genes["token"]]), options)
+        room = exact_passes / max(options.least_saving, 1.0) - spent - n_cells
+        genes = _chosen(genes.assign(estimate=estimates[code, genes["token"]]), options, room=int(room))
     else:
         logger.warning(
             "%s passes run every gene exactly and a screen would take about %s: not %g times fewer, so every "
@@ -165,18 +169,34 @@ def _estimated(encoder: Encoder, job: PerturbJob, groups: _Groups, effort: Effor
     return np.divide(total, groups.holders, out=np.full_like(total, np.nan), where=known), n_passes
 
 
-def _chosen(genes: pd.DataFrame, options: ScreenOptions) -> pd.DataFrame:
-    """Return the genes with what is listed and what is audited, group by group."""
+def _chosen(genes: pd.DataFrame, options: ScreenOptions, *, room: int) -> pd.DataFrame:
+    """Return the genes with what is listed and what is audited, group by group, in at most `room` passes.
+
+    The room counts only where the share is left open; then it is the largest, in thousandths, that fits.
+    """
     from geneformer_grn.perturbation.shortlist import audit_sample, strongest
 
-    listed, audited = np.zeros(len(genes), dtype=bool), np.zeros(len(genes), dtype=bool)
-    size = genes["estimate"].abs().to_numpy()
-    groups = genes.groupby("group", sort=False).indices
-    for number, rows in enumerate(groups.values()):
+    size, passes = genes["estimate"].abs().to_numpy(), genes["n_cells"].to_numpy()
+    groups = list(genes.groupby("group", sort=False).indices.values())
+    audited = np.zeros(len(genes), dtype=bool)
+    for number, rows in enumerate(groups):
         rng = np.random.default_rng([options.perturb.seed, number])
-        listed[rows] = strongest(size[rows], options.share)
         audited[rows] = audit_sample(~np.isnan(size[rows]), options.audit, rng=rng)
-    return genes.assign(listed=listed, audited=audited)
+
+    def listed(share: float) -> np.ndarray:
+        mask = np.zeros(len(genes), dtype=bool)
+        for rows in groups:
+            mask[rows] = strongest(size[rows], share)
+        return mask
+
+    share = options.share
+    if share is None:
+        tried = range(round(1000 * _LEAST_SHARE), 1001)
+        n_fitting = bisect.bisect_right(
+            tried, room, key=lambda thousandths: passes[listed(thousandths / 1000) | audited].sum()
+        )
+        share = tried[max(n_fitting - 1, 0)] / 1000
+    return genes.assign(listed=listed(share), audited=audited)
 
 
 def _run(

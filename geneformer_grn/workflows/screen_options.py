@@ -24,7 +24,8 @@ class ScreenOptions:
         What is perturbed where. Single genes of kind ``delete`` or ``knockout``, the readouts ``cell`` and
         ``state``, no null genes.
     share
-        Share of the genes of each group that is run exactly: the top of the estimate.
+        Share of the genes of each group that is run exactly: the top of the estimate. None: as many as keep
+        the screen `least_saving` times below the passes that running every gene takes.
     audit
         Share of all genes, drawn at random, that is run exactly to measure the recall; 0: it is not measured.
     effort
@@ -34,15 +35,16 @@ class ScreenOptions:
     """
 
     perturb: PerturbOptions
-    share: float = 0.15
+    share: float | None = None
     audit: float = 0.05
     effort: float = 0.125
     least_saving: float = LEAST_SAVING
 
     def __post_init__(self) -> None:
         for name in ("share", "audit", "effort"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is a share between 0 and 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} is a share between 0 and 1, got {value}")
         if self.share == 0.0:
             raise ValueError("a screen without genes to run exactly finds nothing; share must be above 0")
         asked = self.perturb

@@ -6,7 +6,7 @@ import torch
 
 from geneformer_grn.cells.ranking import RankedCells, model_input
 from geneformer_grn.perturbation.engine import perturb_cells
-from geneformer_grn.perturbation.first_order import Effort, estimate_cells, interpolation
+from geneformer_grn.perturbation.first_order import Effort, estimate_cells, interpolation, shrunken_mean
 from geneformer_grn.perturbation.gated import embed, gated_states
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
 
@@ -197,3 +197,14 @@ def test_interpolation_is_numpys():
     values = np.array([2.0, -1.0, 5.0])
     expected = np.interp(np.arange(10), places, values)
     np.testing.assert_allclose(values @ interpolation(10, places), expected, atol=1e-12)
+
+
+def test_shrinking_helps_where_there_is_little_but_noise():
+    rng = np.random.default_rng(4)
+    for signal, most in ((0.0, 0.35), (0.3, 0.95), (10.0, 1.01)):
+        truth = signal * rng.standard_normal(200)
+        samples = truth + rng.standard_normal((5, 200))
+        plain, shrunken = samples.mean(axis=0), shrunken_mean(samples)
+        ratio = ((shrunken - truth) ** 2).sum() / ((plain - truth) ** 2).sum()
+        assert ratio < most
+    np.testing.assert_array_equal(shrunken_mean(samples[:1]), np.zeros(200))

@@ -10,7 +10,7 @@ def test_screen_keeps_genes_effects_and_recall_that_can_be_written(tiny_adata, t
     adata = tiny_adata[:12].copy()
     genes = gg.tl.screen(adata, "all", tiny_encoder, kind="knockout", groups="cell_type")
     kept = adata.uns["geneformer_grn"]["screen"]
-    assert kept["parameters"]["share"] == 0.15
+    assert kept["parameters"]["audit"] == 0.05
     assert kept["found"]["n_passes_exact_run"] > 0
     assert set(kept["effects"]["gene"]) <= set(genes["gene"])
     adata.write_h5ad(tmp_path / "with.h5ad")

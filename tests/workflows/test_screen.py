@@ -143,3 +143,13 @@ def test_shares_are_checked(more):
 def test_other_kinds_are_refused_before_any_work(tiny_encoder):
     with pytest.raises(ValueError, match="overexpress"):
         screen_counts(tiny_encoder, None, ScreenOptions(perturb=asked(kind="overexpress")))
+
+
+def test_an_open_share_fills_the_passes_it_may_take(tiny_encoder, counts):
+    options = ScreenOptions(perturb=asked(), effort=0.3, audit=0.05, least_saving=1.5)
+    found = screen_counts(tiny_encoder, counts, options)
+    assert found.facts["is_estimated"]
+    assert found.facts["times_fewer_passes"] >= 1.5
+    assert found.facts["n_genes_listed"] > 0.15 * len(found.genes)
+    left = found.facts["n_passes_exact_run"] / 1.5 - found.facts["n_passes"]
+    assert 0 <= left < 40  # the next thousandth, one gene in each group, would not fit
