@@ -21,7 +21,12 @@ def network(
     out: Annotated[Path, typer.Option("--out", metavar="EDGES.tsv", help="Table to write (.tsv, .tsv.gz).")],
     model: options.Model = "mini",
     methods: Annotated[
-        str, typer.Option("--methods", help="Comma-separated: attention, correlation, ridge; or all.")
+        str,
+        typer.Option(
+            "--methods",
+            help="Comma-separated: attention; from the counts correlation, spearman, partial_correlation, "
+            "graphical_lasso (at most 500 genes), ridge, lasso, elastic_net; or all that take so many genes.",
+        ),
     ] = "attention,correlation",
     regulators: Annotated[
         str, typer.Option("--regulators", metavar="FILE|auto", help="Genes, one a line; auto: known ones.")
@@ -63,6 +68,7 @@ def network(
             max_targets=max_targets,
             min_cells=min_cells,
             token_budget=token_budget,
+            device=device,
         )
         opening = OpenSettings(
             model=model,

@@ -50,9 +50,10 @@ class Regressions:
         dtype: torch.dtype,
     ) -> Regressions:
         """Put arrays where the steps will run."""
-        where = {"device": device, "dtype": dtype}
         return cls(
-            torch.tensor(among, **where), torch.tensor(cross, **where), torch.tensor(own, device=device)
+            torch.tensor(among, device=device, dtype=dtype),
+            torch.tensor(cross, device=device, dtype=dtype),
+            torch.tensor(own, device=device),
         )
 
     @cached_property

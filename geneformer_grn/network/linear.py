@@ -123,9 +123,10 @@ def elastic_net_edges(
 
     pairing = pair_up(expression, gene_ids, regulators=regulators, targets=targets)
     among, cross, support = predictors_and_targets(expression, pairing)
-    problem = Regressions.of(
-        among, cross, pairing.own, device=choose_device(device), dtype=getattr(torch, precision)
-    )
+    where = choose_device(device)
+    if where.type == "mps":  # it has no float64
+        where = torch.device("cpu")
+    problem = Regressions.of(among, cross, pairing.own, device=where, dtype=getattr(torch, precision))
     start = torch.zeros_like(problem.cross)
     if penalty is None:
         penalty, start = _walk_down(problem, pairing, l1_ratio)

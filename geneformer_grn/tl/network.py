@@ -47,7 +47,8 @@ def network(
         A shipped name, a checkpoint folder, or a Hugging Face id on disk. Its weights are read for attention
         only; its vocabulary always.
     methods
-        Of ``attention``, ``correlation`` and ``ridge``.
+        Of ``attention`` and, from the counts alone, ``correlation``, ``spearman``, ``partial_correlation``
+        (at most 5,000 genes), ``graphical_lasso`` (at most 500), ``ridge``, ``lasso`` and ``elastic_net``.
     groups
         obs column of cell groups; None: all cells are one group, ``all``.
     regulators
@@ -57,7 +58,7 @@ def network(
     layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty, species
         How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
     device, precision, token_budget
-        Where and how the model runs.
+        Where and how the model runs; lasso and elastic net run on that device too.
 
     Returns
     -------
@@ -93,6 +94,7 @@ def network(
         max_targets=max_targets,
         min_cells=min_cells,
         token_budget=token_budget,
+        device=device,
     )
     read = ReadSettings(
         layer=layer,
@@ -116,7 +118,7 @@ def network(
         "package_version": package_version(),
         "model": Path(model).name,
         "vocabulary_fingerprint": result.universe.settings["vocabulary"],
-        "methods": list(settings.methods),
+        "methods": list(result.universe.settings["methods"]),
         "groups": groups or "",
         "n_cells": _group_sizes(result.universe.n_cells),
         "skipped": _group_sizes(result.skipped),

@@ -17,7 +17,7 @@ from geneformer_grn._runtime import logger
 from geneformer_grn.cells.counts import CellCounts, log_normalised
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.network.edges import Universe
-from geneformer_grn.network.inference import correlation_edges, ridge_edges
+from geneformer_grn.network.methods import GENE_LIMITS, MODEL_FREE, ON_DEVICE
 from geneformer_grn.network.scored import ScoredPairs, agreement, to_edges
 from geneformer_grn.workflows.grouping import UNLABELLED
 from geneformer_grn.workflows.regulators import choose_genes, detected
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Scorer = Callable[[np.ndarray, np.ndarray, np.ndarray], ScoredPairs]
 
-METHODS = ("attention", "correlation", "ridge")
+METHODS = ("attention", *MODEL_FREE)
 """Methods that score edges here."""
 
 ALL_CELLS = "all"
@@ -44,7 +44,8 @@ class NetworkSettings:
     Parameters
     ----------
     methods
-        Of `METHODS`. Each is compared with correlation where that is among them, else with the first.
+        Of `METHODS`. Each is compared with correlation where that is among them, else with the first. Where
+        all are asked for, those that cannot take so many genes are left out with a warning.
     regulators
         Symbols or Ensembl IDs; ``auto``: the vocabulary's transcription factors.
     top
@@ -61,6 +62,8 @@ class NetworkSettings:
         ``none`` or ``average_product``.
     token_budget
         Tokens in one packed batch.
+    device
+        Where regressions that are solved step by step run: ``auto``, ``cpu`` or ``cuda``.
     """
 
     methods: tuple[str, ...] = ("attention", "correlation")
@@ -72,6 +75,7 @@ class NetworkSettings:
     attention_layers: tuple[int, ...] | Literal["all"] = "all"
     attention_correction: Literal["none", "average_product"] = "none"
     token_budget: int = 16_384
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if method not in METHODS]
@@ -155,9 +159,10 @@ def score_network(
         regulators=settings.regulators, groups=groups,
         max_targets=settings.max_targets, min_support=settings.min_support,
     )  # fmt: skip
+    methods = _affordable(settings.methods, len(np.union1d(regulators, targets)))
     logger.info(
         "network: %d regulators × %d targets in %d group(s): %s",
-        len(regulators), len(targets), len(groups), ", ".join(settings.methods),
+        len(regulators), len(targets), len(groups), ", ".join(methods),
     )  # fmt: skip
     score = _scorers(expression, counts, vocabulary, settings, encoder=encoder, ranked=ranked)
     tables, agreements = [], {}
@@ -167,7 +172,7 @@ def score_network(
         if not all(len(genes) for genes in present):
             logger.warning("group %r: too few cells express any regulator, or any target", group)
             continue
-        scored = {method: score[method](rows, *present) for method in settings.methods}
+        scored = {method: score[method](rows, *present) for method in methods}
         tables += _tables(scored, settings.top, group)
         agreements[group] = _agreements(scored, settings.top)
     if not tables:
@@ -181,7 +186,8 @@ def score_network(
         n_cells={group: len(rows) for group, rows in groups.items()},
         groups_column=groups_column,
         settings=asdict(settings)
-        | {"vocabulary": vocabulary.fingerprint, "model": encoder.name if encoder is not None else None},
+        | {"methods": methods, "vocabulary": vocabulary.fingerprint}
+        | {"model": encoder.name if encoder is not None else None},
     )
     edges = with_symbols(pd.concat(tables, ignore_index=True), vocabulary)
     return NetworkResult(edges=edges, universe=universe, agreement=agreements, skipped=skipped)
@@ -222,6 +228,26 @@ def group_rows(
     return kept, skipped
 
 
+def _affordable(methods: tuple[str, ...], n_genes: int) -> tuple[str, ...]:
+    """Return the methods without those that take fewer genes, where all methods were asked for.
+
+    Raises
+    ------
+    ValueError
+        A method was chosen by name and takes fewer genes.
+    """
+    too_many = [method for method in methods if n_genes > GENE_LIMITS.get(method, n_genes)]
+    limits = ", ".join(f"{method} takes at most {GENE_LIMITS[method]:,}" for method in too_many)
+    if too_many and set(methods) != set(METHODS):
+        raise ValueError(
+            f"{n_genes:,} regulators and targets are too many: {limits}; use fewer targets (--max-targets), "
+            "or leave it out"
+        )
+    if too_many:
+        logger.warning("left out, for %d regulators and targets: %s (--max-targets)", n_genes, limits)
+    return tuple(method for method in methods if method not in too_many)
+
+
 def _scorers(
     expression: sparse.csr_matrix,
     counts: CellCounts,
@@ -234,14 +260,17 @@ def _scorers(
     """Return method -> function of (rows of the cells, regulator tokens, target tokens)."""
     gene_ids = vocabulary.ensembl_ids[counts.column_tokens]
 
-    def from_counts(infer: Callable[..., ScoredPairs]) -> Scorer:
+    def from_counts(method: str) -> Scorer:
+        infer, names = MODEL_FREE[method], vocabulary.ensembl_ids
+        options = {"device": settings.device} if method in ON_DEVICE else {}
+
         def score(rows: np.ndarray, regulators: np.ndarray, targets: np.ndarray) -> ScoredPairs:
-            names = vocabulary.ensembl_ids
-            return infer(expression[rows], gene_ids, regulators=names[regulators], targets=names[targets])
+            genes = {"regulators": names[regulators], "targets": names[targets]}
+            return infer(expression[rows], gene_ids, **genes, **options)
 
         return score
 
-    scorers = {"correlation": from_counts(correlation_edges), "ridge": from_counts(ridge_edges)}
+    scorers = {method: from_counts(method) for method in MODEL_FREE}
     if "attention" not in settings.methods:
         return scorers
     if encoder is None or ranked is None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from geneformer_grn import cli
 from geneformer_grn.cli import network, propagate
 from geneformer_grn.network.edges import read_edges, read_universe
+from geneformer_grn.network.methods import GENE_LIMITS, MODEL_FREE
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,10 @@ def test_signed_edges_need_no_cells(app, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--methods", "combined"], "combined is not available; choose from attention, correlation, ridge"),
+        (
+            ["--methods", "combined"],
+            "combined is not available; choose from attention, correlation, spearman",
+        ),
         (["--methods", ""], "choose from"),
         (["--groups", "nope"], "no obs column 'nope'"),
         (["--regulators", "missing.txt"], "no gene list at missing.txt"),
@@ -180,6 +184,23 @@ def test_bad_edge_tables(app, scored, tmp_path):
         app, "propagate", tmp_path / "none.tsv", "--sources", "A", "--out", tmp_path / "o.tsv", "--quiet"
     )
     assert code == 2
+
+
+def test_all_methods_but_those_that_take_fewer_genes(app, scored, tiny_checkpoint, tmp_path, monkeypatch):
+    folder, _ = scored
+    monkeypatch.setitem(GENE_LIMITS, "graphical_lasso", 10)
+    command = ["network", folder / "cells.h5ad", "--model", tiny_checkpoint, "--top", "20"]
+    code, stdout, error = call(app, *command, "--out", tmp_path / "a.tsv", "--methods", "all", "--json")
+    assert code == 0, error
+    methods = {"attention", *MODEL_FREE} - {"graphical_lasso"}
+    table = read_edges(tmp_path / "a.tsv")
+    assert set(table["method"]) == methods
+    assert set(json.loads(stdout.splitlines()[-1])["agreement"]["all"]) == methods - {"correlation"}
+    assert "graphical_lasso takes at most 10" in error
+    code, _, error = call(app, *command, "--out", tmp_path / "b.tsv", "--methods", "ridge,graphical_lasso")
+    assert code == 2
+    assert "regulators and targets are too many: graphical_lasso takes at most 10" in error
+    assert not (tmp_path / "b.tsv").exists()
 
 
 def test_a_file_of_regulators_and_correlation_without_weights(app, scored, tiny_checkpoint, tmp_path):

@@ -1,0 +1,28 @@
+"""The table of methods that score edges from expression alone, and what they share beyond the call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from geneformer_grn.network.inference import correlation_edges, ridge_edges
+from geneformer_grn.network.linear import elastic_net_edges, lasso_edges
+from geneformer_grn.network.partial import MAX_GENES, graphical_lasso_edges, partial_correlation_edges
+from geneformer_grn.network.ranks import spearman_edges
+from geneformer_grn.network.scored import ScoredPairs
+
+MODEL_FREE: dict[str, Callable[..., ScoredPairs]] = {
+    "correlation": correlation_edges,
+    "spearman": spearman_edges,
+    "partial_correlation": partial_correlation_edges,
+    "graphical_lasso": graphical_lasso_edges,
+    "ridge": ridge_edges,
+    "lasso": lasso_edges,
+    "elastic_net": elastic_net_edges,
+}
+"""Method -> ``f(expression, gene_ids, *, regulators, targets, ...)``; its settings have defaults."""
+
+ON_DEVICE = frozenset({"lasso", "elastic_net"})
+"""Methods that take ``device``."""
+
+GENE_LIMITS: dict[str, int] = dict(MAX_GENES)
+"""Method -> most genes it takes, regulators and targets together; no entry: as many as memory holds."""

@@ -1,0 +1,36 @@
+"""Every method of the table: one call, one result, whatever the matrix."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from geneformer_grn.network.methods import GENE_LIMITS, MODEL_FREE, ON_DEVICE
+from geneformer_grn.network.propagation import UNITLESS_METHODS
+from geneformer_grn.network.scored import to_edges
+
+GENES = np.array([f"G{i}" for i in range(8)], dtype=object)
+
+
+@pytest.mark.parametrize("method", MODEL_FREE)
+def test_one_call_for_all(method):
+    """G1 follows G0, G2 goes against it; the rest is noise. Dense and sparse cells are the same cells."""
+    generator = np.random.default_rng(0)
+    cells = np.maximum(generator.normal(size=(300, 8)), 0.0)
+    cells[:, 1] = np.maximum(cells[:, 0] + 0.3 * generator.normal(size=300), 0.0)
+    cells[:, 2] = np.maximum(1.0 - cells[:, 0] + 0.3 * generator.normal(size=300), 0.0)
+    call = {"regulators": ["G0", "G7"], "targets": ["G1", "G2", "G3", "G7"]}
+    dense = MODEL_FREE[method](cells, GENES, **call)
+    pairs = MODEL_FREE[method](sparse.csr_matrix(cells), GENES, **call)
+    np.testing.assert_allclose(dense.weights, pairs.weights, atol=1e-6)
+    assert pairs.method == method
+    assert pairs.weights.dtype == np.float32
+    assert pairs.support.dtype == np.int32
+    assert np.isnan(pairs.weights[1, 3])
+    best = to_edges(pairs, top=2).sort_values("target")
+    assert best[["source", "target", "sign"]].to_numpy().tolist() == [["G0", "G1", 1], ["G0", "G2", -1]]
+
+
+def test_the_tables_name_the_same_methods():
+    assert set(MODEL_FREE) >= ON_DEVICE | set(GENE_LIMITS)
+    assert {"correlation", "spearman", "partial_correlation", "graphical_lasso"} < UNITLESS_METHODS
+    assert not UNITLESS_METHODS & {"ridge", "lasso", "elastic_net"}
