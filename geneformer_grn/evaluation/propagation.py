@@ -76,6 +76,27 @@ def score_predictions(
         name: measures(array, measured, where, top=top, ranks_only=name in ranks_only)
         for name, array in predicted.items()
     }
+    n_with_effect = int(np.count_nonzero(((measured != 0) & where).any(axis=1)))
+    sizes = {"n_perturbations": len(measured), "n_with_effect": n_with_effect, "top": top}
+    return {**sizes, **compare(values, control=control, seed=seed)}
+
+
+def compare(values: Mapping[str, Mapping[str, np.ndarray]], *, control: str, seed: int = 0) -> dict[str, Any]:
+    """Return means, intervals and paired differences of what `measures` gave for several methods.
+
+    Parameters
+    ----------
+    values
+        Method -> measure -> ``(k,)`` values, the same perturbations for all (of several data sets together,
+        where they are put one after the other).
+    control, seed
+        As in `score_predictions`.
+
+    Returns
+    -------
+    dict
+        ``control``, ``methods`` and ``against_control`` of `score_predictions`.
+    """
     against = {
         name: {
             measure: _summary(per_row - values[control][measure], seed)
@@ -85,17 +106,11 @@ def score_predictions(
         for name, of_method in values.items()
         if name != control
     }
-    return {
-        "n_perturbations": len(measured),
-        "n_with_effect": int(np.count_nonzero(((measured != 0) & where).any(axis=1))),
-        "top": top,
-        "control": control,
-        "methods": {
-            name: {measure: _summary(per_row, seed) for measure, per_row in of_method.items()}
-            for name, of_method in values.items()
-        },
-        "against_control": against,
+    methods = {
+        name: {measure: _summary(per_row, seed) for measure, per_row in of_method.items()}
+        for name, of_method in values.items()
     }
+    return {"control": control, "methods": methods, "against_control": against}
 
 
 def counted_genes(shape: tuple[int, int], perturbed: np.ndarray) -> np.ndarray:

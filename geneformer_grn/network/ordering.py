@@ -21,7 +21,39 @@ from geneformer_grn.network.scored import ScoredPairs
 
 _STRENGTHS = np.geomspace(1.0, 1e-3, 30)
 _SWEEPS, _SETTLED = 200, 1e-8
+_DOMINANT = 0.05
 _FIRST_RIDGE = 0.01  # of the fit that weighs the penalties, in units of the correlation matrix
+
+
+def scaled_levels(counts: Expression) -> Expression:
+    """Return counts scaled to one depth for all cells, their mean depth; not logarithms.
+
+    A gene with more than a twentieth of all counts does not take part in the depth: where it is high, all
+    others would look low, and be taken for repressed by it.
+
+    Parameters
+    ----------
+    counts
+        ``(n, g)`` counts, dense or CSR.
+
+    Returns
+    -------
+    ``(n, g)`` float64, dense or CSR as given; cells without counts stay 0.
+
+    Examples
+    --------
+    >>> scaled_levels(np.array([[1.0] * 30, [2.0] * 29 + [900.0]]))[:, 0].tolist()
+    [1.5, 1.5]
+    """
+    total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
+    usual = total <= _DOMINANT * total.sum()
+    if not usual.any():
+        usual[:] = True
+    depth = np.asarray(counts[:, usual].sum(axis=1), dtype=np.float64).ravel()
+    factor = np.divide(depth.mean(), depth, out=np.zeros_like(depth), where=depth > 0)
+    if sparse.issparse(counts):
+        return sparse.csr_matrix(sparse.diags(factor) @ counts)
+    return np.asarray(counts, dtype=np.float64) * factor[:, None]
 
 
 def centred_within(expression: Expression, labels: np.ndarray | None = None) -> np.ndarray:

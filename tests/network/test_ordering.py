@@ -10,6 +10,7 @@ from geneformer_grn.network.ordering import (
     centred_within,
     noise_order,
     ordered_edges,
+    scaled_levels,
     weighted_lasso,
 )
 
@@ -118,3 +119,17 @@ def test_noise_has_no_weights_and_strong_weights_shrink_little():
     assert weights[:, 0].tolist() == [0, 0, 0, 0]
     assert np.flatnonzero(weights[:, 1]).tolist() == [0]
     assert weights[0, 1] == pytest.approx(2 / np.sqrt(5), rel=0.03)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_matrix])
+def test_depth_without_dominant_genes(convert):
+    rng = np.random.default_rng(3)
+    counts = rng.poisson(5.0, (40, 60)).astype(float)
+    counts[:, 7] = rng.poisson(400, 40)
+    counts[3] = 0
+    found = scaled_levels(convert(counts))
+    found = found.toarray() if sparse.issparse(found) else found
+    depth = np.delete(counts, 7, axis=1).sum(axis=1)
+    expected = counts * np.divide(depth.mean(), depth, out=np.zeros(40), where=depth > 0)[:, None]
+    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(scaled_levels(np.full((2, 3), 4.0)), 4.0)  # nothing else to go by
