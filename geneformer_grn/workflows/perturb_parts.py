@@ -270,4 +270,4 @@ def process_share(share: tuple[int, int]) -> tuple[int, int]:
         Index, from 0, and count.
     """
     rank, n_processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    return share[0] * n_processes + rank, share[1] * n_processes
+    return share[0] + rank * share[1], share[1] * n_processes

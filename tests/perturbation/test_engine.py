@@ -219,3 +219,21 @@ def test_wrong_settings_are_refused(tiny_encoder, ranked):
     request = Request(genes=(7,), kind="delete", cells=np.array([0]))
     with pytest.raises(ValueError, match="start and a goal"):
         perturb_cells(tiny_encoder, ranked, [request], PerturbSettings(readouts=("state",)))
+
+
+def test_an_unexpressed_gene_at_full_length_pushes_the_last_one_out(tiny_encoder, plain, ranked):
+    """And is credited itself: the gene of the request, not the one pushed out."""
+    vocabulary, cell = tiny_encoder.vocabulary, ranked.cell(1)
+    assert len(cell) + 2 == vocabulary.max_length
+    absent = [gene for gene in range(vocabulary.n_special, len(vocabulary)) if gene not in cell][:3]
+    requests = [Request(genes=(gene,), kind="overexpress", cells=np.array([1])) for gene in absent]
+    settings = PerturbSettings(pooling="mean", readouts=("cell", "genes"))
+    found = perturb_cells(tiny_encoder, ranked, requests, settings)
+    assert found.n_without_gene == 0
+    ids = vocabulary.ensembl_ids
+    assert found.cells["gene"].tolist() == ids[absent].tolist()
+    for gene, cosine_found in zip(absent, found.cells["cosine"], strict=True):
+        by_gene, _ = brute_force(plain, vocabulary, cell, (gene,), "overexpress", -1)
+        assert abs(cosine_found - np.mean(list(by_gene.values()))) < 1e-5
+        affected = found.gene_shifts.loc[found.gene_shifts["gene"] == ids[gene], "affected"]
+        assert sorted(affected) == sorted(ids[cell[:-1]])
