@@ -14,9 +14,16 @@ import pandas as pd
 from geneformer_grn._runtime import logger
 from geneformer_grn.network.edges import check_edges
 from geneformer_grn.network.inference import Expression, cross_correlation, gcv_ridge, mean_and_sd
+from geneformer_grn.network.ordering import centred_within
 
 
-def refit_signed(edges: pd.DataFrame, expression: Expression, gene_ids: np.ndarray) -> pd.DataFrame:
+def refit_signed(
+    edges: pd.DataFrame,
+    expression: Expression,
+    gene_ids: np.ndarray,
+    *,
+    labels: np.ndarray | None = None,
+) -> pd.DataFrame:
     """Turn edges of any kind into signed coefficients, by ridge regression along the kept edges only.
 
     Every target is regressed on its sources in the table (standardised; the penalty of each target chosen by
@@ -31,6 +38,9 @@ def refit_signed(edges: pd.DataFrame, expression: Expression, gene_ids: np.ndarr
         ``(n, g)`` log-normalised expression of those cells, dense or CSR.
     gene_ids
         ``(g,)`` names of the columns.
+    labels
+        ``(n,)`` cell states, each with its own mean: one set of coefficients, free of what differs between
+        states (the expression is then made dense). None: one state.
 
     Returns
     -------
@@ -56,9 +66,12 @@ def refit_signed(edges: pd.DataFrame, expression: Expression, gene_ids: np.ndarr
     place = pd.Series(np.arange(len(gene_ids)), index=pd.Index(gene_ids))
     sources, source_row = np.unique(place.loc[pairs["source"]].to_numpy(), return_inverse=True)
     targets, target_row = np.unique(place.loc[pairs["target"]].to_numpy(), return_inverse=True)
-    correlation, support = cross_correlation(expression, sources, np.concatenate([sources, targets]))
+    fitted = expression if labels is None else centred_within(expression, labels)
+    correlation, support = cross_correlation(fitted, sources, np.concatenate([sources, targets]))
+    if labels is not None:
+        _, support = cross_correlation(expression, sources, np.concatenate([sources, targets]))
     among, cross = correlation[:, : len(sources)], correlation[:, len(sources) :]
-    _, sd = mean_and_sd(expression)
+    _, sd = mean_and_sd(fitted)
     weight = np.zeros(len(pairs))
     order = np.argsort(target_row, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(target_row[order])) + 1):

@@ -93,3 +93,17 @@ def test_changes_of_expression(convert):
         expression_change(values, names, genes=["X"], kind="delete")
     with pytest.raises(ValueError, match="use delete or overexpress"):
         expression_change(values, names, genes=["A"], kind="inhibit")
+
+
+def test_states_have_their_own_means(expression, edges):
+    labels = np.resize(["x", "y"], len(expression)).astype(object)
+    shifted = expression + np.where(labels == "x", 3.0, 0.0)[:, None]
+    centred = shifted.copy()
+    for label in "xy":
+        centred[labels == label] -= centred[labels == label].mean(axis=0)
+    found = refit_signed(edges, sparse.csr_matrix(shifted), GENES, labels=labels)
+    expected = refit_signed(edges, centred, GENES)
+    np.testing.assert_allclose(found["weight"], expected["weight"], rtol=1e-5)
+    pooled = refit_signed(edges, shifted, GENES).set_index(["source", "target"])["weight"]
+    assert abs(pooled["B", "C"] - found.set_index(["source", "target"]).loc[("B", "C"), "weight"]) > 0.05
+    assert found["support"].max() == len(expression)  # cells that express both, not those above a mean
