@@ -26,7 +26,12 @@ def propagate(
     out: Annotated[Path, typer.Option("--out", metavar="OUT.tsv", help="Table to write.")],
     kind: Annotated[str, typer.Option("--kind", help="delete or overexpress.")] = "delete",
     method: Annotated[
-        str, typer.Option("--method", help="iterated (hop by hop), linear (all hops), walk (ranking only).")
+        str,
+        typer.Option(
+            "--method",
+            help="iterated (hop by hop), linear (all hops), walk (ranking only), covariance (no network: the "
+            "control).",
+        ),
     ] = "iterated",
     hops: Annotated[int, typer.Option("--hops", min=1, help="Depth of iterated.")] = 3,
     edge_method: Annotated[

@@ -35,19 +35,22 @@ class PropagationSettings:
     method
         ``iterated``: hop by hop, `n_hops` deep. ``linear``: the sum over all hops in closed form,
         ``(I - Wᵀ)⁻¹ u``. ``walk``: random walk with restart on the magnitudes; ranks genes, predicts no sign.
+        ``covariance``: no network at all, see `geneformer_grn.network.responses.marginal_response`; the
+        control that the others have to beat.
     n_hops
         Depth of ``iterated``.
     restart
         Probability of returning to the source at each step of ``walk``.
     """
 
-    method: Literal["iterated", "linear", "walk"] = "iterated"
+    method: Literal["iterated", "linear", "walk", "covariance"] = "iterated"
     n_hops: int = 3
     restart: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.method not in {"iterated", "linear", "walk"}:
-            raise ValueError(f"propagation method {self.method!r} is unknown; use iterated, linear or walk")
+        known = ("iterated", "linear", "walk", "covariance")
+        if self.method not in known:
+            raise ValueError(f"propagation method {self.method!r} is unknown; use one of {', '.join(known)}")
         if self.n_hops < 1:
             raise ValueError(f"effects need at least one hop to travel, got {self.n_hops}")
         if not 0 < self.restart < 1:
@@ -92,6 +95,11 @@ def propagate(
         ``linear`` has no finite answer because a feedback loop amplifies itself (spectral radius ≥ 1).
     """
     settings = settings or PropagationSettings()
+    if settings.method == "covariance":
+        raise ValueError(
+            "the covariance response follows no edges and needs cells (--expression FILE, or "
+            "geneformer_grn.network.responses.marginal_response)"
+        )
     checked = check_edges(edges)
     coefficients = checked["weight"].abs() if settings.method == "walk" else signed_weights(checked)
     methods = sorted(set(checked["method"])) if "method" in checked.columns else []

@@ -22,7 +22,7 @@ def propagate(
     edges: pd.DataFrame | None = None,
     groups: str | None = None,
     kind: Literal["delete", "overexpress"] = "delete",
-    method: Literal["iterated", "linear", "walk"] = "iterated",
+    method: Literal["iterated", "linear", "walk", "covariance"] = "iterated",
     n_hops: int = 3,
     model: str | Path = "mini",
     layer: str | None = None,

@@ -24,6 +24,7 @@ from geneformer_grn.network.edges import (
 from geneformer_grn.network.inference import Expression, mean_and_sd
 from geneformer_grn.network.propagation import PropagationSettings, propagate
 from geneformer_grn.network.refit import expression_change, refit_signed
+from geneformer_grn.network.responses import marginal_response
 from geneformer_grn.workflows.cells import OpenSettings, open_cells
 from geneformer_grn.workflows.network import ALL_CELLS, with_symbols
 
@@ -102,7 +103,8 @@ def propagate_cells(
     labels
         ``(n,)`` str group of each cell; None: the edges are those of all cells.
     settings
-        Method and depth. Expression is not predicted to fall below zero by ``iterated``.
+        Method and depth. Expression is not predicted to fall below zero by ``iterated``. ``covariance``
+        predicts the genes of the edges, whichever of them are connected.
 
     Raises
     ------
@@ -134,7 +136,10 @@ def propagate_cells(
         refitted.append(signed)
         mean, _ = mean_and_sd(inside)
         moved = _changes(signed, inside, gene_ids, sources=sources, kind=kind)
-        if moved:
+        if moved and settings is not None and settings.method == "covariance":
+            genes = sorted({*signed["source"], *signed["target"]})
+            effects.append(marginal_response(inside, gene_ids, moved, targets=genes, group=group))
+        elif moved:
             floor = dict(zip(gene_ids.tolist(), (-mean).tolist(), strict=True))
             effects.append(propagate(signed, moved, settings=settings, lowest=floor))
     empty = pd.DataFrame(columns=["source", "gene", "group", "hop", "effect"])

@@ -153,9 +153,11 @@ def test_weights_without_sign_are_refused_but_may_be_walked():
 
 
 def test_bad_settings():
-    with pytest.raises(ValueError, match="iterated, linear or walk"):
+    with pytest.raises(ValueError, match="one of iterated, linear, walk, covariance"):
         PropagationSettings(method="magic")
     with pytest.raises(ValueError, match="at least one hop"):
         PropagationSettings(n_hops=0)
     with pytest.raises(ValueError, match="between 0 and 1"):
         PropagationSettings(restart=1.0)
+    with pytest.raises(ValueError, match=r"follows no edges and needs cells \(--expression"):
+        propagate(make_edges(("A", "B", 1.0)), {"A": 1.0}, settings=PropagationSettings(method="covariance"))

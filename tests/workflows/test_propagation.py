@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from geneformer_grn.cells.counts import log_normalised, read_counts
-from geneformer_grn.network.propagation import propagate
+from geneformer_grn.network.propagation import PropagationSettings, propagate
 from geneformer_grn.network.refit import refit_signed
 from geneformer_grn.workflows.propagation import find_sources, propagate_cells
 
@@ -47,6 +47,24 @@ def test_groups_are_refitted_to_their_own_cells(counts, tiny_vocabulary, labels,
     assert set(result.edges["group"]) == {"A", "B"}
     assert (result.effects["gene_symbol"].str.startswith("GENE")).all()
     assert set(result.effects["gene"]) <= {gene(n) for n in (1, 6, 20, 11, 30)}
+
+
+def test_covariance_is_that_of_each_groups_cells(counts, tiny_vocabulary, labels, edges):
+    result = propagate_cells(
+        edges, counts, tiny_vocabulary, sources=[gene(1)], labels=labels,
+        settings=PropagationSettings(method="covariance"),
+    )  # fmt: skip
+    expression = log_normalised(counts).toarray().astype(float)
+    ids = tiny_vocabulary.ensembl_ids[counts.column_tokens].tolist()
+    for group in "AB":
+        inside = expression[labels == group]
+        covariance = np.cov(inside, rowvar=False)
+        source = ids.index(gene(1))
+        response = -inside[:, source].mean() * covariance[source] / covariance[source, source]
+        found = result.effects[result.effects["group"] == group].set_index("gene")["effect"]
+        of_edges = [gene(n) for n in (1, 6, 11, 16, 20, 30)]
+        assert set(found.index) == {name for name in of_edges if response[ids.index(name)] != 0}
+        np.testing.assert_allclose(found, [response[ids.index(name)] for name in found.index], rtol=1e-5)
 
 
 def test_sources_that_move_nothing_are_reported(counts, tiny_vocabulary, edges, labels, caplog):
