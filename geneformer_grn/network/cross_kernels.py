@@ -30,42 +30,56 @@ def sparse_products(left: sparse.csc_matrix, right: sparse.csr_matrix) -> tuple[
     Parameters
     ----------
     left
-        ``(n, R)`` CSC float64.
+        ``(n, R)`` CSC, stored values not 0.
     right
-        ``(n, C)`` CSR float32 or float64.
+        ``(n, C)`` CSR float32 or float64, stored values not 0.
 
     Returns
     -------
     tuple of ndarray
         ``(R, C)`` float64 and ``(R, C)`` int32.
     """
-    n_rows = left.shape[1]
-    products = np.zeros((n_rows, right.shape[1]))
-    support = np.zeros((n_rows, right.shape[1]), dtype=np.int32)
+    products, stored_in_both = _products(left, right)
+    if (left.data > 0).all() and (right.data > 0).all():
+        return products, stored_in_both
+    _, support = _products(sparse.csc_matrix(left > 0), sparse.csr_matrix(right > 0, dtype=np.float32))
+    return products, support
+
+
+def _products(left: sparse.csc_matrix, right: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``leftᵀ right``, and in how many cells both values are stored."""
+    n_rows, n_columns = left.shape[1], right.shape[1]
+    products = np.empty((n_rows, n_columns))
+    counts = np.empty((n_rows, n_columns), dtype=np.int32)
+    # Without a sign there is no check for places counted from the end.
+    places = [array.astype(np.uint64) for array in (left.indptr, left.indices, right.indptr)]
+    genes, values = right.indices.astype(np.uint32), left.data.astype(np.float64)
 
     def turn(first: int) -> None:
+        rows = slice(first, min(first + _ROWS_A_TURN, n_rows))
         _accumulate(
-            first, min(first + _ROWS_A_TURN, n_rows),
-            left.indptr, left.indices, left.data, right.indptr, right.indices, right.data,
-            products, support,
+            places[0][rows.start : rows.stop + 1], places[1], values, places[2], genes, right.data,
+            products[rows], counts[rows],
         )  # fmt: skip
 
     with ThreadPoolExecutor(n_cores()) as threads:
         list(threads.map(turn, range(0, n_rows, _ROWS_A_TURN)))
-    return products, support
+    return products, counts
 
 
 @_compiled
 def _accumulate(  # type: ignore[no-untyped-def]
-    first, last, left_starts, left_cells, left_values, right_starts, right_genes, right_values,
-    products, support,
-):  # fmt: skip
-    for row in range(first, last):
-        sums, counts = products[row], support[row]
+    left_starts, left_cells, left_values, right_starts, right_genes, right_values, products, counts
+):
+    # sum and count of a gene lie side by side, so that both come with one line of the cache
+    sums = np.empty((products.shape[1], 2))
+    for row in range(len(products)):
+        sums[:] = 0.0
         for place in range(left_starts[row], left_starts[row + 1]):
             cell, value = left_cells[place], left_values[place]
-            for other in range(right_starts[cell], right_starts[cell + 1]):
+            for other in range(right_starts[cell], right_starts[cell + np.uint64(1)]):
                 gene = right_genes[other]
-                sums[gene] += value * right_values[other]
-                if value > 0 and right_values[other] > 0:
-                    counts[gene] += 1
+                sums[gene, 0] += value * right_values[other]
+                sums[gene, 1] += 1.0
+        products[row] = sums[:, 0]
+        counts[row] = sums[:, 1]

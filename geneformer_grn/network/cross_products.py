@@ -153,13 +153,18 @@ def _worth_sparse(
     if max(steadiness[rows].max(initial=0.0), steadiness[columns].max(initial=0.0)) > _STEADY:
         return None
     matrix = sparse.csr_matrix(expression)
-    left, right = matrix[:, rows], matrix[:, columns]
+    every = np.array_equal(columns, np.arange(matrix.shape[1]))
+    left, right = matrix[:, rows], matrix if every else matrix[:, columns]
     met = np.diff(left.indptr).astype(np.float64) @ np.diff(right.indptr)
     if met * _SPARSE_COST > float(matrix.shape[0]) * len(rows) * len(columns):
         return None
     if right.dtype not in (np.float32, np.float64):
         right = right.astype(np.float64)
-    return sparse.csc_matrix(left, dtype=np.float64), right
+    if not (right.data.all() and left.data.all()):
+        left, right = left.copy(), right.copy()
+        left.eliminate_zeros()
+        right.eliminate_zeros()
+    return sparse.csc_matrix(left), right
 
 
 def _dense_block(

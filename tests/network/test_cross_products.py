@@ -65,6 +65,18 @@ def test_stored_values_below_zero_give_no_support():
     np.testing.assert_array_equal(support, counted)
 
 
+def test_stored_zeros_give_no_support():
+    values = sparse.csr_matrix(drawn(0.08))
+    values.data[::3] = 0.0
+    before = values.copy()
+    for columns in (COLUMNS, np.arange(40)):
+        correlation, support = cross_correlation(values, ROWS, columns)
+        dense, counted = cross_correlation(values.toarray(), ROWS, columns)
+        np.testing.assert_allclose(correlation, dense, atol=1e-12)
+        np.testing.assert_array_equal(support, counted)
+    np.testing.assert_array_equal(values.data, before.data)
+
+
 def test_integers_can_be_correlated():
     values = (10 * drawn(0.08)).astype(np.int64)
     correlation, _ = cross_correlation(sparse.csr_matrix(values), ROWS, COLUMNS)
