@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         calls = {name: lambda _, run=run: run(cells) for name, run in contestants.items()}
         rows = timed_rounds(
             calls, Path(folder), repetitions=options.repetitions, n_cells=n_passes,
-            at_most_s=60.0 if options.quick else None,
+            at_most_s=40.0 if options.quick else None,
         )  # fmt: skip
     memory = {name: child_memory(name, arguments) for name in contestants}
     found = summarise(rows, ratios_of(list(contestants)))
@@ -102,7 +102,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="default: torch's choice")
     parser.add_argument("--cells", type=int, help="default 5; with --quick 3")
     parser.add_argument(
-        "--genes", type=int, help="neighbouring genes deleted in a cell; 100; with --quick 24"
+        "--genes", type=int, help="neighbouring genes deleted in a cell; 100; with --quick 12"
     )
     parser.add_argument("--plain-batch", type=int, default=10, help="cells a batch of the plain model")
     parser.add_argument("--token-budget", type=int, help="of ours; default 16,384, on a GPU 65,536")
@@ -112,7 +112,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     on_gpu = choose_device(options.device).type == "cuda"
     options.cells = options.cells or (3 if options.quick else 5)
-    options.genes = options.genes or (24 if options.quick else 100)
+    options.genes = options.genes or (12 if options.quick else 100)
     options.token_budget = options.token_budget or (65_536 if on_gpu else 16_384)
     options.repetitions = options.repetitions or (3 if options.quick else 5)
     return options
