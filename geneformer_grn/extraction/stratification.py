@@ -86,9 +86,10 @@ def stratified_edges(
 
 
 def _ranks(pairs: ScoredPairs) -> np.ndarray:
-    rows, columns = np.nonzero(pairs.scored)
     ranks = np.full(pairs.weights.shape, np.nan, dtype=np.float32)
-    ranks[rows, columns] = pairs.percentiles(rows, columns) / 100.0
+    for row, scored in enumerate(pairs.scored):  # all pairs at once would take many times their memory
+        columns = np.flatnonzero(scored)
+        ranks[row, columns] = pairs.percentiles(np.full(len(columns), row), columns) / 100.0
     return np.copysign(ranks, pairs.weights) if pairs.signed else ranks
 
 

@@ -50,10 +50,10 @@ def test_streaming_equals_eager(
 
 @pytest.mark.parametrize("direction", ["target_reads", "regulator_reads", "both"])
 def test_directions_and_heads_equal_eager(tiny_encoder, ranked, genes, mean_over_cells, direction):
-    heads = ((0, 1), (1, 0))
+    heads = ((0, 1), (1, 0), (1, 1))
 
     def reading(ids, matrices):
-        read = raw(ids, matrices)[[1, 2]]
+        read = raw(ids, matrices)[[1, 2, 3]]
         back = read.transpose(0, 2, 1)
         return {"target_reads": read, "regulator_reads": back, "both": (read + back) / 2}[direction]
 

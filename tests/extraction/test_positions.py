@@ -47,7 +47,8 @@ def test_expectation_equals_loops(tiny_encoder, ranked, eager, bins, chunk, monk
     np.testing.assert_allclose(found.table(), by_loops(eager, bins, range(30)), rtol=1e-6)
 
 
-def test_residual_ratio_equals_eager(tiny_encoder, ranked, genes, eager, bins, mean_over_cells):
+def test_residual_ratio_equals_eager(tiny_encoder, ranked, genes, eager, bins, mean_over_cells, monkeypatch):
+    monkeypatch.setattr(streaming, "SCORES_PER_CHUNK", 500)
     expected = by_loops(eager, bins, range(30)).reshape(4, N_BINS, N_BINS)
 
     def reading(ids, matrices):
