@@ -117,8 +117,8 @@ def attention_edges(
 
     Notes
     -----
-    Memory is 12 bytes a pair while cells are read (24 with both ``p × L`` and its mean), whatever their
-    number.
+    Memory is 12 bytes a pair while cells are read, and about 40 for a moment when means are taken, whatever
+    the number of cells.
 
     Examples
     --------

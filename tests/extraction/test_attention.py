@@ -83,7 +83,6 @@ def test_row_ranks_equal_ranks_of_eager_rows(tiny_encoder, ranked, genes, mean_o
 
     weights, _ = mean_over_cells(reading)
     found = edges(tiny_encoder, ranked, genes, correction="row_rank", direction=direction)
-    # float32 may tie what float64 tells apart, or swap it: never more than a rank here and there
     np.testing.assert_allclose(found.weights, weights.mean(axis=0), atol=1e-6)
 
 
