@@ -138,7 +138,7 @@ def propagate_cells(
         moved = _changes(signed, inside, gene_ids, sources=sources, kind=kind)
         if moved and settings is not None and settings.method == "covariance":
             genes = sorted({*signed["source"], *signed["target"]})
-            effects.append(marginal_response(inside, gene_ids, moved, targets=genes, group=group))
+            effects.append(marginal_response(inside, gene_ids, moved, targets=genes, group=str(group)))
         elif moved:
             floor = dict(zip(gene_ids.tolist(), (-mean).tolist(), strict=True))
             effects.append(propagate(signed, moved, settings=settings, lowest=floor))
