@@ -14,11 +14,9 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from geneformer_grn._runtime import logger
-
 MAX_STEPS = 20_000
 _STEPS_BETWEEN_CHECKS = 10
-_ENTRIES_AT_ONCE = {"cpu": 2**18, "cuda": 2**26}  # on a CPU, what stays in the cache
+ENTRIES_AT_ONCE = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,44 +59,30 @@ class Regressions:
         """Largest eigenvalue of `among`."""
         return float(torch.linalg.eigvalsh(self.among)[-1])
 
-    def residual(self, weights: torch.Tensor) -> torch.Tensor:
-        """Return the share of each target's variance that `weights` leave, ``(T,)``."""
-        return 1.0 + (weights * (self.among @ weights - 2.0 * self.cross)).sum(dim=0)
-
-    def solve(
-        self, start: torch.Tensor, *, penalty: float, l1_ratio: float, tolerance: float
-    ) -> torch.Tensor:
-        """Minimise, for each target, ``bᵀ C b / 2 - cᵀ b + penalty · (ratio |b|₁ + (1 - ratio) / 2 |b|²)``.
+    def solve(self, start: np.ndarray, *, l1: float, l2: float, tolerance: float) -> tuple[np.ndarray, int]:
+        """Minimise, for each target, ``bᵀ C b / 2 - cᵀ b + l1 |b|₁ + l2 |b|² / 2``.
 
         Parameters
         ----------
         start
             ``(R, T)`` weights to begin at.
-        penalty, l1_ratio
-            Of the objective.
+        l1, l2
+            Penalties.
         tolerance
             A target is done when no entry of its proximal gradient exceeds this.
 
         Returns
         -------
-        Tensor
-            ``(R, T)`` weights; a warning tells how many targets were not done after `MAX_STEPS` steps.
+        tuple
+            ``(R, T)`` weights, and the number of targets that were not done after `MAX_STEPS` steps.
         """
-        weights = start.clone()
-        at_once = max(_ENTRIES_AT_ONCE.get(self.cross.device.type, 2**26) // len(self.among), 1)
+        weights = torch.tensor(start, device=self.cross.device, dtype=self.cross.dtype)
+        at_once = max(ENTRIES_AT_ONCE // len(self.among), 1)
         unfinished = 0
-        l1, l2 = penalty * l1_ratio, penalty * (1.0 - l1_ratio)
         for first in range(0, weights.shape[1], at_once):
-            unfinished += self._descend(
-                weights[:, first : first + at_once], first, l1=l1, l2=l2, tolerance=tolerance
-            )
-        if unfinished:
-            logger.warning(
-                "%d of %d regressions at penalty %.3g did not converge in %d steps; their weights are "
-                "approximate (a larger penalty, or fewer regulators that are alike, would help)",
-                unfinished, weights.shape[1], penalty, MAX_STEPS,
-            )  # fmt: skip
-        return weights
+            part = weights[:, first : first + at_once]
+            unfinished += self._descend(part, first, l1=l1, l2=l2, tolerance=tolerance)
+        return weights.cpu().numpy(), unfinished
 
     def _descend(self, weights: torch.Tensor, first: int, *, l1: float, l2: float, tolerance: float) -> int:
         """Improve the weights of some targets in place; return how many did not converge."""
