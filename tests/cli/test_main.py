@@ -16,11 +16,15 @@ from geneformer_grn.cli import build_app
 
 VERBS = [
     "demo", "run", "validate", "genes build", "vocab build", "import-geneformer", "tokenize", "corpus info",
-    "corpus merge", "corpus split", "corpus task", "corpus finish", "pretrain", "embed", "perturb", "network",
-    "propagate", "evaluate model", "card", "info",
+    "corpus merge", "corpus split", "corpus task", "corpus finish", "pretrain", "embed", "perturb",
+    "perturb-merge", "screen", "network", "propagate", "simulate", "evaluate model", "evaluate network",
+    "evaluate effects", "card", "info",
 ]  # fmt: skip
-READERS = ["run", "validate", "tokenize", "embed", "perturb", "network", "propagate", "evaluate model"]
-MODEL_RUNNERS = ["demo", "run", "embed", "perturb", "network", "evaluate model"]
+READERS = [
+    "run", "validate", "tokenize", "embed", "perturb", "screen", "network", "propagate", "evaluate model",
+    "evaluate network",
+]  # fmt: skip
+MODEL_RUNNERS = ["demo", "run", "embed", "perturb", "screen", "network", "evaluate model"]
 HEAVY = ("torch", "transformers", "scanpy", "anndata", "datasets", "sklearn", "numba", "matplotlib")
 
 
