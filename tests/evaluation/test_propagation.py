@@ -77,6 +77,9 @@ def test_edge_cases_of_correlations():
     assert np.isnan(scored.correlations(one, 0 * one, everywhere)).all()
     assert np.isnan(scored.correlations_beyond_mean(one, one, everywhere)).all()
     assert np.isnan(scored.discrimination_scores(one, one, everywhere)).all()
+    three = np.array([[1.0, 0.0], [1.0, 0.0], [5.0, 5.0]])
+    # the first two cannot be told apart: half for the one, a whole for the third
+    assert scored.discrimination_scores(three, three, np.ones((3, 2), dtype=bool)).tolist() == [0.75, 0.75, 1]
 
 
 def test_saying_the_same_for_all_is_nothing_beyond_the_mean(effects):
