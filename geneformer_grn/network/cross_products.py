@@ -177,15 +177,23 @@ def _dense_block(
     precision: Precision,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Correlate by products of standardised blocks of cells, added in float64."""
-    wanted = np.concatenate([rows, columns])
-    n_rows, n_cells = len(rows), expression.shape[0]
-    correlation = np.zeros((n_rows, len(columns)))
-    support = np.zeros((n_rows, len(columns)), dtype=np.float32)
+    wanted = np.union1d(rows, columns)
+    left, right = np.searchsorted(wanted, rows), np.searchsorted(wanted, columns)
+    n_cells = expression.shape[0]
+    correlation = np.zeros((len(rows), len(columns)))
+    support = np.zeros((len(rows), len(columns)), dtype=np.float32)
     for start in range(0, n_cells, CELLS_PER_BLOCK):
         block = expression[start : start + CELLS_PER_BLOCK][:, wanted]
         values = block.toarray() if sparse.issparse(block) else np.asarray(block)
         present = (values > 0).astype(np.float32)  # counts below 2²⁴ are exact in float32
-        standard = ((values.astype(np.float64) - mean[wanted]) * scale[wanted]).astype(precision)
-        correlation += standard[:, :n_rows].T @ standard[:, n_rows:]
-        support += present[:, :n_rows].T @ present[:, n_rows:]
+        standard = np.subtract(values, mean[wanted], dtype=np.float64)
+        standard *= scale[wanted]
+        standard = standard.astype(precision, copy=False)
+        correlation += standard[:, left].T @ _taken(standard, right)
+        support += present[:, left].T @ _taken(present, right)
     return correlation / n_cells, support.astype(np.int32)
+
+
+def _taken(block: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return columns of a block, and the block itself where those are all, in order."""
+    return block if np.array_equal(columns, np.arange(block.shape[1])) else block[:, columns]

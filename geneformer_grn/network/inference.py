@@ -117,11 +117,10 @@ def predictors_and_targets(
     expression: Expression, pairing: Pairing
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return correlations among the regulators (R, R), and with the targets (R, T) and their support."""
-    n_regulators = len(pairing.rows)
-    correlation, support = cross_correlation(
-        expression, pairing.rows, np.concatenate([pairing.rows, pairing.columns])
-    )
-    return correlation[:, :n_regulators], correlation[:, n_regulators:], support[:, n_regulators:]
+    genes = np.union1d(pairing.rows, pairing.columns)  # most regulators are targets too
+    correlation, support = cross_correlation(expression, pairing.rows, genes)
+    rows, columns = np.searchsorted(genes, pairing.rows), np.searchsorted(genes, pairing.columns)
+    return correlation[:, rows], correlation[:, columns], support[:, columns]
 
 
 def ridge_without_self(among: np.ndarray, cross: np.ndarray, own: np.ndarray, penalty: float) -> np.ndarray:
