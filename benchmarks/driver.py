@@ -54,7 +54,6 @@ KINDS = {
     "delete": ("on", "off"), "knockout": ("on", "off"), "inhibit": ("on", "off"),
     "overexpress": ("off", "on"), "activate": ("off", "on"),
 }  # fmt: skip
-
 TWIN_KINDS = ("delete", "knockout", "overexpress")  # of the untrained model
 
 
