@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import rankdata
 
+from geneformer_grn.cells.packing import pack
 from geneformer_grn.extraction import streaming
 from geneformer_grn.extraction.attention import (
     AttentionSettings,
@@ -124,11 +125,14 @@ def test_corrected_edges_are_the_correction_of_raw_edges(tiny_encoder, ranked, g
     np.testing.assert_allclose(corrected.weights, expected, atol=1e-6)
 
 
-def test_empty_cells_are_passed_over(tiny_encoder, ranked, genes):
+def test_empty_cells_are_passed_over(tiny_encoder, ranked, genes, monkeypatch):
+    """Without special tokens there would be nothing to pack."""
+    expected = edges(tiny_encoder, ranked, genes).weights
     gap = replace(ranked, offsets=np.insert(ranked.offsets, 3, ranked.offsets[3]), n_counts=np.ones(31))
-    np.testing.assert_allclose(
-        edges(tiny_encoder, gap, genes).weights, edges(tiny_encoder, ranked, genes).weights, rtol=1e-5
-    )
+    packed = []
+    monkeypatch.setattr(streaming, "pack", lambda cells: packed.extend(cells) or pack(cells))
+    np.testing.assert_allclose(edges(tiny_encoder, gap, genes).weights, expected, rtol=1e-5)
+    assert len(packed) == len(ranked)
 
 
 def test_bad_calls(tiny_encoder, ranked, genes):
