@@ -94,7 +94,7 @@ def to_edges(
     pairs
         The scores.
     top
-        Number of edges to keep; None keeps every scored pair.
+        Number of edges to keep; None keeps every scored pair. Pairs whose weight is exactly 0 are no edges.
     group
         Label of the cells.
     other
@@ -111,7 +111,8 @@ def to_edges(
     if other is not None:
         _require_same_pairs(pairs, other)
     strength = np.where(pairs.scored, np.abs(pairs.weights), -1.0).ravel()
-    n_kept = int(pairs.scored.sum()) if top is None else min(top, int(pairs.scored.sum()))
+    n_edges = int(np.count_nonzero(strength > 0))  # a weight of exactly 0 says that there is none
+    n_kept = n_edges if top is None else min(top, n_edges)
     order = _strongest(strength, n_kept)
     rows, columns = np.divmod(order, len(pairs.targets))
     weight = pairs.weights[rows, columns].astype(np.float32)

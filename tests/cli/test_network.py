@@ -153,7 +153,7 @@ def test_destinations_are_checked_before_the_work(app, scored, tiny_checkpoint, 
     [
         (["--sources", "NOSUCHGENE"], "'NOSUCHGENE' is not among"),
         (["--kind", "inhibit"], "use delete or overexpress"),
-        (["--method", "magic"], "use iterated, linear or walk"),
+        (["--method", "magic"], "one of iterated, linear, walk, covariance"),
         (["--edge-method", "ridge"], "no edges of method 'ridge'; the table holds attention, correlation"),
         (["--expression", "none.h5ad"], "none.h5ad"),
         (["--groups", "nope", "--expression", "CELLS"], "no obs column 'nope'"),

@@ -85,3 +85,13 @@ def test_what_does_not_fit_is_refused():
         agreement(pairs, make_pairs([[1.0, 2.0]], regulators=["X"]))
     with pytest.raises(ValueError, match="shape"):
         make_pairs([[1.0, 2.0]], p_values=np.ones((2, 2)))
+
+
+def test_a_weight_of_exactly_zero_is_no_edge():
+    weights = np.array([[0.0, 2.0, np.nan], [-1.0, 0.0, 0.0]], dtype=np.float32)
+    pairs = ScoredPairs(
+        regulators=np.array(["a", "b"], dtype=object), targets=np.array(["x", "y", "z"], dtype=object),
+        weights=weights, support=np.ones((2, 3), dtype=np.int32), method="lasso", signed=True,
+    )  # fmt: skip
+    for top in (None, 4):
+        assert to_edges(pairs, top=top)[["source", "target"]].values.tolist() == [["a", "y"], ["b", "x"]]
