@@ -76,6 +76,31 @@ class Encoder:
         """Number of weights, the tied decoder counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    def require_layer(self, encoder_layer: int) -> int:
+        """Return how many layers run to give the states of an encoder layer.
+
+        Parameters
+        ----------
+        encoder_layer
+            0 is the last layer, -1 the one before, ``-n_layers`` the embedding.
+
+        Raises
+        ------
+        ValueError
+            There is no such layer.
+
+        Examples
+        --------
+        >>> encoder.require_layer(-1) == encoder.n_layers - 1  # doctest: +SKIP
+        True
+        """
+        if not -self.n_layers <= encoder_layer <= 0:
+            raise ValueError(
+                f"encoder layer {encoder_layer} does not exist: this model has {self.n_layers} layers, "
+                f"counted from 0 (the last) and -1 (the one before) down to {-self.n_layers} (the embedding)"
+            )
+        return self.n_layers + encoder_layer
+
     def hidden_states(
         self, batch: PackedBatch, *, encoder_layer: int = -1, capture: AttentionCapture | None = None
     ) -> Tensor:
@@ -101,13 +126,7 @@ class Encoder:
         ValueError
             There is no such layer, or a cell is longer than the model's positions.
         """
-        if not -self.n_layers <= encoder_layer <= 0:
-            raise ValueError(
-                f"encoder layer {encoder_layer} does not exist: this model has {self.n_layers} layers, "
-                "counted from 0 "
-                f"(the last) and -1 (the one before) down to {-self.n_layers} (the embedding)"
-            )
-        n_layers = self.n_layers + encoder_layer
+        n_layers = self.require_layer(encoder_layer)
         batch = batch.to(self.device)
         with torch.inference_mode():
             if capture is None:

@@ -132,9 +132,10 @@ def estimate_cells(
     Raises
     ------
     ValueError
-        A kind without an estimate.
+        A kind without an estimate, or an encoder layer that the model lacks.
     """
     require_estimate(kind)
+    encoder.require_layer(settings.encoder_layer)
     one = _Cell(encoder, kind, settings, effort or Effort(), np.array(list((states or {}).values())))
     for cell in cells:
         ids = model_input(ranked.cell(int(cell)), encoder.vocabulary).astype(np.int64)
@@ -251,9 +252,8 @@ class _Run:
         self._embedded = embedded.requires_grad_()
         self._gates = torch.ones(len(ids), device=encoder.device, requires_grad=True)
         with torch.enable_grad():
-            self._output = gated_states(
-                encoder.model, self._embedded, self._gates, n_layers=encoder.n_layers + encoder_layer
-            )
+            n_layers = encoder.require_layer(encoder_layer)
+            self._output = gated_states(encoder.model, self._embedded, self._gates, n_layers=n_layers)
         self.states = self._output.detach()
 
     def changes(self, direction: Tensor, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -44,6 +44,11 @@ class PassEncoder:
         ``(s, d)`` float64 mean states, or empty.
     axes
         Each gene's own axis, for signed gene shifts; None: gene shifts by cosine only.
+
+    Raises
+    ------
+    ValueError
+        The model has no such encoder layer.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class PassEncoder:
         self._states = states
         self._directions = None if axes is None else torch.from_numpy(axes.directions).to(encoder.device)
         self._originals: dict[tuple[int, bytes], torch.Tensor] = {}
-        self._n_layers = encoder.n_layers + settings.encoder_layer
+        self._n_layers = encoder.require_layer(settings.encoder_layer)
         on_cpu = encoder.device.type == "cpu"
         self._token_budget = min(settings.token_budget, _CPU_TOKENS) if on_cpu else settings.token_budget
         self._shares = on_cpu and self._n_layers > 0

@@ -66,6 +66,7 @@ def screen_counts(encoder: Encoder, counts: CellCounts, options: ScreenOptions) 
     from geneformer_grn.perturbation.first_order import require_estimate
 
     require_estimate(options.perturb.kind)
+    encoder.require_layer(options.perturb.encoder_layer)
     job = make_job(counts, encoder.vocabulary, options.perturb)
     groups = _Groups(job)
     genes = groups.tested(job)

@@ -48,6 +48,7 @@ def test_the_tables(call, tmp_path):
         (("--readout", "cell,expression"), "no readout expression"),
         (("--share", "0"), "share"),
         (("--genes", "NOSUCH"), "NOSUCH"),
+        (("--encoder-layer", "5"), "encoder layer 5 does not exist"),
     ],
 )
 def test_wrong_calls_exit_2_and_write_nothing(call, tmp_path, arguments, message):

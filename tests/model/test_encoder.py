@@ -179,3 +179,10 @@ def test_it_compiles_as_one_graph(tiny_encoder, tiny_vocabulary):
     torch.testing.assert_close(
         compiled(tiny_encoder.model, batch), packed_states(tiny_encoder.model, batch), atol=1e-5, rtol=1e-5
     )
+
+
+def test_layers_are_counted_from_the_last(tiny_encoder):
+    assert [tiny_encoder.require_layer(layer) for layer in (0, -1, -2)] == [2, 1, 0]
+    for layer in (1, -3):
+        with pytest.raises(ValueError, match=f"encoder layer {layer} does not exist"):
+            tiny_encoder.require_layer(layer)

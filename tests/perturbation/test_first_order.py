@@ -208,3 +208,10 @@ def test_shrinking_helps_where_there_is_little_but_noise():
         ratio = ((shrunken - truth) ** 2).sum() / ((plain - truth) ** 2).sum()
         assert ratio < most
     np.testing.assert_array_equal(shrunken_mean(samples[:1]), np.zeros(200))
+
+
+@pytest.mark.parametrize("encoder_layer", [5, 1, -3])
+def test_a_layer_that_the_model_lacks_is_refused(tiny_encoder, ranked, encoder_layer):
+    settings = PerturbSettings(encoder_layer=encoder_layer)
+    with pytest.raises(ValueError, match=f"encoder layer {encoder_layer} does not exist"):
+        next(estimate_cells(tiny_encoder, ranked, np.arange(2), "knockout", settings))

@@ -146,3 +146,14 @@ def test_cosines_of_rows_are_numpys():
     expected = np.divide((one * two).sum(axis=1), norms, out=np.zeros(5), where=norms > 0)
     np.testing.assert_allclose(found, expected, atol=1e-14)
     assert found[2] == pytest.approx(1.0, abs=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["delete", "overexpress"])
+@pytest.mark.parametrize("encoder_layer", [5, 1, -3])
+def test_a_layer_that_the_model_lacks_is_refused(tiny_encoder, ids, kind, encoder_layer):
+    ranked = RankedCells(
+        tokens=ids[1:-1].astype(np.uint16), offsets=np.array([0, len(ids) - 2]), n_counts=np.ones(1)
+    )
+    requests = [Request(genes=(int(ids[4]),), kind=kind, cells=np.zeros(1, dtype=np.int64))]
+    with pytest.raises(ValueError, match=f"encoder layer {encoder_layer} does not exist"):
+        perturb_cells(tiny_encoder, ranked, requests, PerturbSettings(encoder_layer=encoder_layer))
