@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from geneformer_grn._runtime import logger
 from geneformer_grn.cells.ranking import RankedCells, model_input
 from geneformer_grn.model.encoder import Encoder
 from geneformer_grn.perturbation.edits import InputLayout, edit_function
@@ -19,6 +20,8 @@ from geneformer_grn.perturbation.parts import perturb_part
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
 
 MOST_NOISE = 0.05
+"""Share of the median effect that rounding may have."""
+
 _SAMPLE = 64
 _DRAWS = 4096  # until the sample is full: genes may be rare
 
@@ -96,6 +99,31 @@ def noise_floor(
         )
     ]
     return max(found, key=lambda noise: noise.share)
+
+
+def require_fine(noise: Mapping[str, float | None]) -> None:
+    """Say how coarse bf16 is on these cells, and refuse it where that is too much.
+
+    Parameters
+    ----------
+    noise
+        ``bf16_noise`` (the floor), ``median_effect``, ``bf16_noise_share`` (None: there is no effect) and
+        ``n_noise_pairs``, as `geneformer_grn.workflows.perturb_parts.PerturbWork.noise` returns them.
+
+    Raises
+    ------
+    ValueError
+        The floor is more than `MOST_NOISE` of the median effect.
+    """
+    share = noise["bf16_noise_share"]
+    told = (
+        f"bf16 changes shifts by {noise['bf16_noise']:.1e} in the median, "
+        f"{'more than all' if share is None else format(share, '.1%')} of the median effect of "
+        f"{noise['median_effect']:.1e} ({noise['n_noise_pairs']} passes of these cells compared)"
+    )
+    if share is None or share > MOST_NOISE:
+        raise ValueError(f"{told}; at most {MOST_NOISE:.0%} is accepted: run with precision fp32")
+    logger.info("%s", told)
 
 
 def _sample(

@@ -204,6 +204,7 @@ def _run(
     encoder: Encoder, job: PerturbJob, genes: pd.DataFrame
 ) -> tuple[PerturbJob, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Run some of the job's requests exactly; return their job, effects, cells and facts."""
+    from geneformer_grn.perturbation.noise import require_fine
     from geneformer_grn.perturbation.screen import Screen
 
     numbers = genes["request"].to_numpy()
@@ -221,24 +222,13 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="geneformer-grn-") as name:
         work = PerturbWork.open(Path(name) / "work", part.facts(), {})
         if encoder.precision == "bf16":
-            _require_fine(work.noise(part, encoder))
+            require_fine(work.noise(part, encoder))
         work.run_share(part, (0, 1), encoder)
         tables = Path(name) / "tables"
         tables.mkdir()
         facts = write_tables(part, [work], tables)
         found = read_tables(tables, facts, {})
     return part, found.effects, found.cells, facts
-
-
-def _require_fine(noise: dict[str, float]) -> None:
-    from geneformer_grn.perturbation.noise import MOST_NOISE
-
-    share = noise["bf16_noise_share"]
-    if share is None or share > MOST_NOISE:
-        raise ValueError(
-            f"bf16 changes shifts by {noise['bf16_noise']:.1e} in the median, more than {MOST_NOISE:.0%} of "
-            f"the median effect of {noise['median_effect']:.1e}; run with precision fp32"
-        )
 
 
 def _with_shifts(genes: pd.DataFrame, effects: pd.DataFrame, job: PerturbJob) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The noise floor against two whole runs in both precisions."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.perturbation.engine import perturb_cells
-from geneformer_grn.perturbation.noise import NoiseFloor, noise_floor
+from geneformer_grn.perturbation.noise import NoiseFloor, noise_floor, require_fine
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
 
 
@@ -56,3 +57,17 @@ def test_without_any_effect_nothing_is_fine_enough(tiny_encoder, ranked):
     request = Request(genes=(absent,), kind="delete", cells=np.arange(3))
     with pytest.raises(ValueError, match="no cell holds any of the genes"):
         noise_floor(tiny_encoder, ranked, [request], PerturbSettings())
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.051, "5.1%"), (None, "more than all")])
+def test_coarse_runs_are_refused(share, told):
+    noise = {"bf16_noise": 2e-6, "median_effect": 3e-5, "bf16_noise_share": share, "n_noise_pairs": 64}
+    with pytest.raises(ValueError, match=f"by 2.0e-06 in the median, {told} of .* 3.0e-05 .64 passes.*fp32"):
+        require_fine(noise)
+
+
+def test_fine_runs_are_told_how_fine(caplog):
+    noise = {"bf16_noise": 2e-6, "median_effect": 4e-5, "bf16_noise_share": 0.05, "n_noise_pairs": 64}
+    with caplog.at_level(logging.INFO, logger="geneformer_grn"):
+        require_fine(noise)
+    assert "5.0% of the median effect" in caplog.text
