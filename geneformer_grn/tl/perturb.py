@@ -40,6 +40,7 @@ def perturb(
     n_null: int = NULL_GENES,
     null_cells: int = 10,
     max_passes: int | None = None,
+    keep_cells: bool = False,
     n_cells: int | None = None,
     layer: str | None = None,
     gene_column: str | None = None,
@@ -97,6 +98,9 @@ def perturb(
         Null genes per perturbed gene (0: no p-values), and cells each is perturbed in.
     max_passes
         Upper bound on passes through the model.
+    keep_cells
+        Also keep the table with a row per cell, gene and readout, ``["cell_shifts"]``, which
+        `geneformer_grn.perturbation.position.position_shift` compares. Large where many genes are perturbed.
     n_cells
         Use a random sample of at most this many cells.
     layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty, species
@@ -133,7 +137,7 @@ def perturb(
     >>> gg.tl.perturb(adata, ["CD74"], groups="cell_type")  # doctest: +SKIP
     """
     from geneformer_grn.cells.counts import ReadSettings, read_counts
-    from geneformer_grn.model.encoder import Encoder, load_encoder
+    from geneformer_grn.tl._encoder import encoder_of
     from geneformer_grn.workflows.perturb import (
         PerturbOptions,
         parse_genes,
@@ -164,7 +168,7 @@ def perturb(
         token_budget=token_budget,
         seed=seed,
     )
-    encoder = model if isinstance(model, Encoder) else load_encoder(model, device=device, precision=precision)
+    encoder = encoder_of(model, device=device, precision=precision)
     reading = ReadSettings(
         layer=layer,
         gene_column=gene_column,
@@ -178,6 +182,7 @@ def perturb(
     result = perturb_counts(encoder, counts, options)
     tables = {
         "effects": result.effects,
+        "cell_shifts": result.cells if keep_cells else None,
         "gene_shifts": result.gene_shifts,
         "expression": result.expression,
         **{f"reference_{name}": table for name, table in result.reference.items()},

@@ -77,14 +77,18 @@ def perturb_file(
         from geneformer_grn.model.encoder import load_encoder
 
         encoder = load_encoder(source.model, device=source.device, precision=source.precision)
+        _require_possible(encoder, options)
         counts = read_counts(
             source.file, encoder.vocabulary, source.read, n_cells=source.n_cells, seed=options.seed
         )
         job = make_job(counts, encoder.vocabulary, options)
-        work = PerturbWork.open(unfinished(out), _facts(job, source, encoder), _whereabouts(source))
         index, count = process_share(share or (0, 1))
+        alone = count == 1
+        work = PerturbWork.open(
+            unfinished(out), _facts(job, source, encoder), _whereabouts(source), alone=alone
+        )
         barrier()
-        with work.kept_if_used():
+        with work.kept_if_used(alone=alone):
             if source.precision == "bf16":
                 _require_fine(work.noise(job, encoder))
             work.run_share(job, (index, count), encoder)
@@ -179,6 +183,7 @@ def perturb_counts(encoder: Encoder, counts: CellCounts, options: PerturbOptions
     ValueError
         See `make_job`; bf16 is too coarse for these effects.
     """
+    _require_possible(encoder, options)
     job = make_job(counts, encoder.vocabulary, options)
     with tempfile.TemporaryDirectory(prefix="geneformer-grn-") as name:
         work = PerturbWork.open(Path(name) / "work", job.facts(), {})
@@ -230,6 +235,20 @@ def _whereabouts(source: PerturbSource) -> dict[str, str]:
         "file": str(source.file.resolve()),
         "model": str(folder.resolve()) if folder.is_dir() else source.model,
     }
+
+
+def _require_possible(encoder: Encoder, options: PerturbOptions) -> None:
+    """Raise ValueError, before any cell is read, where the model lacks the layer or bf16 cannot be judged."""
+    encoder.require_layer(options.encoder_layer)
+    if encoder.precision != "bf16":
+        return
+    others = [name for name in options.readouts or () if name not in {"cell", "state"}]
+    others += ["interaction"] * options.pairs + ["beyond_anchor"] * (options.anchor is not None)
+    if others:
+        raise ValueError(
+            f"the noise of bf16 is measured for the readouts cell and state, not for {', '.join(others)}; "
+            "run with precision fp32"
+        )
 
 
 def _require_fine(noise: dict[str, float]) -> None:

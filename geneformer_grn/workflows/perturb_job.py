@@ -75,13 +75,25 @@ class PerturbJob:
         """The states that are measured towards; none without that readout."""
         return list(self.state_rows) if "state" in self.settings.readouts else []
 
+    @property
+    def passes_a_pair(self) -> int:
+        """Passes that one tested perturbation of one cell takes at most."""
+        return 2 + self.settings.n_folds if "expression" in self.settings.readouts else 1
+
+    @property
+    def n_passes(self) -> int:
+        """Passes of the screen at most, those of the readout ``expression`` counted, too."""
+        more = self.passes_a_pair - 1
+        n_tested = sum(len(request.cells) for request in self.requests if not request.is_null)
+        n_whole = len(self.rows) * (self.settings.n_folds if more else 0)
+        return self.prepared.screen.n_passes + more * n_tested + n_whole
+
     @cached_property
     def parts(self) -> PartList:
         """The work, cut up."""
         from geneformer_grn.perturbation.parts import PartList
 
-        passes = 2 + self.settings.n_folds if "expression" in self.settings.readouts else 1
-        part_tokens = max(self.options.part_tokens // passes, 1)
+        part_tokens = max(self.options.part_tokens // self.passes_a_pair, 1)
         return PartList(self.ranked, self.requests, self.vocabulary, part_tokens=part_tokens)
 
     def digest(self) -> str:
@@ -125,6 +137,19 @@ def make_job(counts: CellCounts, vocabulary: GeneVocabulary, options: PerturbOpt
     ValueError
         No known gene, an unknown kind, column, state or readout, or a bound on passes that is too low.
     """
+    job = _planned(counts, vocabulary, options)
+    if options.max_passes is not None and job.n_passes > options.max_passes:
+        # The plan gives up null genes to fit, which the many passes of `expression` are not made for.
+        raise ValueError(
+            f"with the readout expression this takes up to {job.n_passes:,} passes, {job.passes_a_pair} for "
+            f"each gene and cell; at most {options.max_passes:,} are allowed. Allow more, take fewer cells "
+            "(--cells), or leave the readout out"
+        )
+    return job
+
+
+def _planned(counts: CellCounts, vocabulary: GeneVocabulary, options: PerturbOptions) -> PerturbJob:
+    """Return the job, whatever it costs."""
     from geneformer_grn.perturbation.effects import CellFacts, prepare
     from geneformer_grn.perturbation.requests import PerturbSettings
     from geneformer_grn.perturbation.screen import PerturbationPlan

@@ -82,7 +82,9 @@ class PerturbWork:
         return str(self.plan["fingerprint"])
 
     @classmethod
-    def open(cls, folder: Path, facts: Mapping[str, Any], source: Mapping[str, Any]) -> PerturbWork:
+    def open(
+        cls, folder: Path, facts: Mapping[str, Any], source: Mapping[str, Any], *, alone: bool = False
+    ) -> PerturbWork:
         """Open the work folder of a run, or start one.
 
         Parameters
@@ -93,6 +95,8 @@ class PerturbWork:
             What the run is, in plain values; another run is refused by what differs.
         source
             Where its input lies.
+        alone
+            No other process works in the folder: another run in which no part is done yet is replaced.
 
         Raises
         ------
@@ -103,13 +107,15 @@ class PerturbWork:
         plan = {"kind": _KIND, "format": 1, "fingerprint": fingerprint, "run": facts, "source": source}
         if (folder / PLAN).is_file():
             known = cls.load(folder)
-            if known.fingerprint != fingerprint:
+            if known.fingerprint == fingerprint:
+                return known
+            if not alone or known.n_done():
                 other = differences(known.plan["run"], facts)
                 raise ValueError(
                     f"{folder.name} holds an unfinished run with other {other}; give the same input and "
                     "options to go on with it, delete that folder to start again, or choose another --out"
                 )
-            return known
+            shutil.rmtree(folder)
         (folder / "parts").mkdir(parents=True, exist_ok=True)
         # Not write_json, which leaves folders out: the plan is what says where the input is.
         with atomic_path(folder / PLAN) as temporary:
@@ -150,12 +156,12 @@ class PerturbWork:
         return sum(map(self.has, range(self.plan["run"]["n_parts"])))
 
     @contextmanager
-    def kept_if_used(self) -> Iterator[None]:
-        """Remove the folder again where the input or the options turn out wrong before any part is done."""
+    def kept_if_used(self, *, alone: bool) -> Iterator[None]:
+        """Remove the folder again where something fails before any part is done, and nobody else uses it."""
         try:
             yield
-        except (ValueError, TypeError, OSError):
-            if self.n_done() == 0:
+        except BaseException:
+            if alone and self.n_done() == 0:
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from geneformer_grn.workflows.perturb_job import PerturbJob
     from geneformer_grn.workflows.perturb_parts import PerturbWork
 
+TABLES = (
+    "effects.parquet", "cells.parquet", "gene_shifts.parquet", "expression.parquet",
+    f"{REFERENCE}_*.parquet", "genes.parquet",
+)  # fmt: skip
+"""What this verb and ``screen`` write."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PerturbTables:
@@ -112,7 +118,7 @@ def finish(job: PerturbJob, works: Sequence[PerturbWork], out: Path) -> dict[str
     job, works
         As in `write_tables`. The tables are made in the first folder.
     out
-        The folder to write; other files that it holds stay.
+        The folder to write. Tables that an earlier run left there go, all other files stay.
 
     Returns
     -------
@@ -134,6 +140,10 @@ def finish(job: PerturbJob, works: Sequence[PerturbWork], out: Path) -> dict[str
         {"verb": "perturb", "file": run["file"], **noted, "versions": library_versions()},
     )
     out.mkdir(parents=True, exist_ok=True)
-    for path in sorted(staging.iterdir()):
+    made = sorted(staging.iterdir())
+    for path in made:
         path.replace(out / path.name)
+    for pattern in TABLES:
+        for stale in set(out.glob(pattern)) - {out / path.name for path in made}:
+            stale.unlink()  # of another run: beside these parameters it would pass for one of this
     return facts

@@ -2,6 +2,7 @@
 
 import anndata
 import pandas as pd
+import pytest
 
 import geneformer_grn as gg
 
@@ -35,3 +36,14 @@ def test_pairs_and_moves_through_the_notebook(tiny_adata, tiny_encoder, tmp_path
     anchored = gg.tl.perturb(adata, "GENE3", tiny_encoder, kind="knockout", anchor="GENE8", n_null=0)
     assert anchored["readout"].tolist() == ["cell", "cell", "beyond_anchor"]
     assert anchored["gene"].iloc[-1] == "ENSG00000000008+ENSG00000000003"
+
+
+def test_cells_are_kept_on_request_and_an_encoder_is_taken_as_it_is(tiny_adata, tiny_encoder):
+    adata = tiny_adata[:20].copy()
+    gg.tl.perturb(adata, ["GENE3"], tiny_encoder, n_null=0)
+    assert "cell_shifts" not in adata.uns["geneformer_grn"]["perturb"]
+    gg.tl.perturb(adata, ["GENE3"], tiny_encoder, n_null=0, keep_cells=True)
+    cells = adata.uns["geneformer_grn"]["perturb"]["cell_shifts"]
+    assert sorted(cells["cell_id"]) == sorted(adata.obs_names)
+    with pytest.raises(ValueError, match="loaded in fp32 on cpu, asked for is bf16 on auto"):
+        gg.tl.perturb(adata, ["GENE3"], tiny_encoder, precision="bf16")

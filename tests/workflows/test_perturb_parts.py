@@ -280,3 +280,47 @@ def test_processes_of_a_launch_take_their_turns(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     shares = [workflow.process_share((index, 3)) for index in range(3)]
     assert shares == [(3, 6), (4, 6), (5, 6)]  # within the share, however many processes there are
+
+
+def test_a_failure_before_the_first_part_leaves_nothing_in_the_way(source, tmp_path, stop_after):
+    stop_after(0)
+    with pytest.raises(KeyboardInterrupt):
+        perturb_file(source, tmp_path / "out", options())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt):  # a task of an array may share the folder: it stays
+        perturb_file(source, tmp_path / "out", options(), share=(0, 2))
+    assert (tmp_path / "out.unfinished" / "plan.json").is_file()
+    stop_after(1000)
+    perturb_file(source, tmp_path / "out", options(seed=1))  # no part was done: another run may take over
+    assert json.loads((tmp_path / "out" / "parameters.json").read_text())["parameters"]["seed"] == 1
+
+
+def test_tables_of_an_earlier_run_go_and_other_files_stay(source, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    perturb_file(source, out, options(readouts=("cell", "genes"), statistics=("reference",)))
+    before = {path.name for path in out.iterdir()}
+    assert {"gene_shifts.parquet", "notes.txt"} < before
+    perturb_file(source, out, options(genes=("GENE3",)))
+    left = {path.name for path in out.iterdir()}
+    assert left == {"effects.parquet", "cells.parquet", "parameters.json", "notes.txt"}
+
+
+def test_the_bound_on_passes_counts_those_of_the_readout_expression(source, tmp_path):
+    asked = options(readouts=("cell", "expression"), n_null=0)
+    facts = perturb_file(source, tmp_path / "out", asked)
+    with pytest.raises(ValueError, match=r"takes up to [\d,]+ passes, 9 for each gene and cell; at most 200"):
+        perturb_file(source, tmp_path / "less", replace(asked, max_passes=200))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    counts = int(facts["n_passes"])
+    enough = perturb_file(source, tmp_path / "more", replace(asked, max_passes=10 * counts))
+    assert enough["n_passes"] == counts
+
+
+def test_bf16_is_refused_where_its_noise_is_not_measured(source, tmp_path):
+    coarse = replace(source, precision="bf16")
+    for changes, name in ({"readouts": ("genes",)}, "genes"), ({"pairs": True}, "interaction"):
+        with pytest.raises(ValueError, match=f"cell and state, not for {name}; run with precision fp32"):
+            perturb_file(coarse, tmp_path / "out", options(**changes))
+    assert list(tmp_path.iterdir()) == []
