@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from geneformer_grn._runtime import library_versions, logger, write_json
 from geneformer_grn.cells.counts import CellCounts, log_normalised, read_counts
 from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.workflows.effect_run import READOUTS, read_readout, run_record, run_vocabulary
 from geneformer_grn.workflows.effect_truth import Truth, TruthSettings, read_effect_truth
 
 if TYPE_CHECKING:
@@ -22,11 +21,7 @@ if TYPE_CHECKING:
     from geneformer_grn.evaluation.effect_trials import TrialSettings
     from geneformer_grn.evaluation.effects import Measured
 
-_EXPRESSION, _SHIFTS, _EFFECTS = "expression.parquet", "gene_shifts.parquet", "effects.parquet"
-_COLUMNS = {
-    _EXPRESSION: ("gene", "affected", "kind", "group", "delta_nats", "n_cells"),
-    _SHIFTS: ("gene", "affected", "kind", "group", "shift", "n_cells"),
-}
+_EFFECTS = "effects.parquet"
 NAMES = {
     "delta_nats": "expression, nats", "delta_nats_moderated": "expression, nats over its error",
     "delta_rank": "expression, rank", "delta_rank_specific": "expression, rank, less other perturbations",
@@ -110,16 +105,19 @@ def evaluate_effects(
     Raises
     ------
     FileNotFoundError, ValueError
-        The folder, the truth or the cells cannot be used, or they share no gene.
+        The folder, the truth or the cells cannot be used, or they share no gene; a table of the folder is
+        not of the run that its parameters.json names.
+    VocabularyMismatchError
+        The run was made with another vocabulary than the model's.
     """
     from geneformer_grn.evaluation.effect_trials import cards_of, predictions_of, rivals_of
 
     settings, folder = settings or EvaluateEffectsSettings(), Path(folder)
-    run = _run_record(folder)
-    vocabulary = _vocabulary(settings.model, run)
+    run = run_record(folder)
+    vocabulary = run_vocabulary(folder, run, settings.model)
     measured = read_effect_truth(truth, vocabulary, settings.truth)
     genes = sorted({one.gene for one in measured.measured})
-    predictions = predictions_of(*(_read_readout(folder, name, genes) for name in _COLUMNS))
+    predictions = predictions_of(*(read_readout(folder, name, genes) for name in READOUTS))
     reference = measured.controls
     if cells is not None:
         reference = read_counts(cells, vocabulary, settings.truth.read)
@@ -220,62 +218,3 @@ def _caveats(truth: Truth, reference: CellCounts | None) -> list[str]:
     if truth.controls is None:
         return [f"expression and co-expression are those of {reference.name}, not of the cells measured"]
     return []
-
-
-def _vocabulary(model: str | None, run: Mapping[str, Any]) -> GeneVocabulary:
-    """Return the vocabulary of the model named, else of the run's, which is known by its name only."""
-    from geneformer_grn.model.folder import read_vocabulary, resolve_checkpoint
-
-    if model is not None:
-        return read_vocabulary(resolve_checkpoint(model))
-    name = str(run.get("model", "mini"))
-    try:
-        return read_vocabulary(resolve_checkpoint(name))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"the run was made with a model {name!r} that is not here; name its folder with --model"
-        ) from error
-
-
-def _run_record(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; give the folder that 'perturb --out' wrote")
-    if not any((folder / name).is_file() for name in _COLUMNS):
-        raise FileNotFoundError(
-            f"{folder} holds neither {_EXPRESSION} nor {_SHIFTS}; run perturb with --readout expression,genes"
-        )
-    path = folder / "parameters.json"
-    if not path.is_file():
-        return {}
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path.name} of the run is damaged ({error}); run perturb again") from error
-    return record
-
-
-def _read_readout(folder: Path, name: str, genes: Sequence[str]) -> pd.DataFrame | None:
-    """Return the rows of a run's table whose gene was measured, None where there is no such table."""
-    path = folder / name
-    if not path.is_file():
-        return None
-    try:
-        perturbed = pd.read_parquet(path, columns=["gene"])["gene"].astype(str).unique()
-        names = {gene: "+".join(sorted(gene.split("+"))) for gene in perturbed}  # members in any order
-        wanted = [gene for gene in perturbed if names[gene] in set(genes)]
-        table = pd.read_parquet(path, filters=[("gene", "in", wanted)]) if wanted else None
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(f"{name} of the run cannot be read ({error}); run perturb again") from error
-    if table is None:
-        raise ValueError(
-            f"no gene was both perturbed and measured: the run perturbed {_first(perturbed)}, the truth "
-            f"measured {_first(genes)}"
-        )
-    missing = [column for column in _COLUMNS[name] if column not in table.columns]
-    if missing:
-        raise ValueError(f"{name} of the run lacks the column {', '.join(missing)}; run perturb again")
-    return table.assign(gene=table["gene"].astype(str).map(names))
-
-
-def _first(genes: Sequence[str] | np.ndarray) -> str:
-    return f"{', '.join(list(genes)[:3])}{', ...' if len(genes) > 3 else ''}" or "no gene"

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from geneformer_grn.cells.counts import ReadSettings, log_normalised, read_counts
 from geneformer_grn.evaluation.responders import differential_expression
+from geneformer_grn.genes.vocabulary import VocabularyMismatchError
 from geneformer_grn.workflows.effect_truth import TruthSettings, read_effect_truth
 from geneformer_grn.workflows.evaluate_effects import (
     EvaluateEffectsSettings,
@@ -79,8 +80,14 @@ def run(genes, tmp_path):
     )
     effects = pd.DataFrame({"gene": genes[:2], "readout": "cell", "shift": [0.2, 0.1]})
     effects.to_parquet(folder / "effects.parquet")
-    (folder / "parameters.json").write_text('{"model": "elsewhere", "file": "cells.h5ad"}')
+    note(folder)
     return folder
+
+
+def note(folder, readouts="cell,expression,genes", **more):
+    """Write the parameters of a run into its folder."""
+    record = {"model": "elsewhere", "file": "cells.h5ad", "found": {"readouts": readouts}, **more}
+    (folder / "parameters.json").write_text(json.dumps(record))
 
 
 @pytest.fixture
@@ -265,3 +272,26 @@ def test_a_folder_that_is_no_run_is_refused(run, screen_file, settings, tmp_path
         (run / name).unlink()
     with pytest.raises(FileNotFoundError, match="--readout expression,genes"):
         evaluate_effects(run, screen_file, settings)
+
+
+@pytest.mark.parametrize(
+    ("readouts", "table"),
+    [("cell,expression", "gene_shifts"), ("cell,genes", "expression"), ("cell", "expression")],
+)
+def test_a_table_of_another_run_is_refused(run, screen_file, settings, readouts, table):
+    note(run, readouts)
+    with pytest.raises(ValueError, match=f"{table}.parquet is not of the run .* readouts {readouts}; delete"):
+        evaluate_effects(run, screen_file, settings)
+    (run / "expression.parquet").unlink()
+    if "genes" in readouts:
+        evaluate_effects(run, screen_file, settings)  # with what is left, all of which is named
+
+
+def test_a_run_of_another_vocabulary_is_refused(run, screen_file, settings, tiny_vocabulary):
+    note(run, vocabulary_fingerprint="0123456789abcdef")
+    with pytest.raises(VocabularyMismatchError) as refusal:
+        evaluate_effects(run, screen_file, settings)
+    assert "run was made with vocabulary 0123456789ab," in str(refusal.value)
+    assert f"has {tiny_vocabulary.fingerprint[:12]}" in str(refusal.value)
+    note(run, vocabulary_fingerprint=tiny_vocabulary.fingerprint)
+    evaluate_effects(run, screen_file, settings)
