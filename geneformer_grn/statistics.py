@@ -244,12 +244,14 @@ def without_trend(values: np.ndarray, traits: np.ndarray) -> np.ndarray:
     values
         ``(n,)`` float without NaN: one gene and its null genes alike.
     traits
-        ``(n, t)`` float. Constant or redundant ones do no harm.
+        ``(n, t)`` float. Constant or redundant ones do no harm. One in which a gene differs from all others,
+        which do not vary in it, takes that gene's value for a trend: see `traits_in_reach`.
 
     Returns
     -------
     ``(n,)`` residuals of the least-squares fit, each over ``sqrt(1 - leverage)``: equal in variance where
-    the values' noise is, also for a gene at the edge.
+    the values' noise is, also for a gene at the edge. The same as the distance of each value from what a fit
+    to all the others predicts, over the standard error of that prediction's error.
 
     Notes
     -----
@@ -257,12 +259,51 @@ def without_trend(values: np.ndarray, traits: np.ndarray) -> np.ndarray:
     influence in regression.
     """
     values = np.asarray(values, dtype=np.float64)
-    design = np.column_stack([np.ones(len(values)), traits - np.mean(traits, axis=0)])
-    basis, singular, _ = np.linalg.svd(design, full_matrices=False)
-    basis = basis[:, singular > 1e-10 * singular[0]]
+    basis = _trend_basis(traits)
     residuals = values - basis @ (basis.T @ values)
     residuals[np.abs(residuals) <= 1e-12 * np.abs(values).max(initial=0.0)] = 0.0  # rounding is no order
     return np.asarray(residuals / np.sqrt(np.maximum(1 - (basis**2).sum(axis=1), 1e-9)))
+
+
+def traits_in_reach(traits: np.ndarray, *, most: float = 0.5) -> np.ndarray:
+    """Return in which traits the others vary enough to tell a trend as far out as the first row lies.
+
+    Where all others share a trait that the first does not, any value of the first would fit the trend, and
+    nothing it does could be extreme. Such a trait is left out, the one first that matters most.
+
+    Parameters
+    ----------
+    traits
+        ``(n, t)`` float, the gene in question first.
+    most
+        Largest leverage of the first row; at 0.5 its value weighs as much in its own fit as all others do.
+
+    Returns
+    -------
+    ``(t,)`` bool. It depends on the traits only, not on what is tested.
+
+    Examples
+    --------
+    >>> traits_in_reach(np.array([[0.5, 0.1], [0.4, 0.9], [0.6, 0.9], [0.7, 0.9], [0.2, 0.9]])).tolist()
+    [True, False]
+    """
+    traits = np.asarray(traits, dtype=np.float64)
+    kept = np.ones(traits.shape[1], dtype=bool)
+
+    def leverage(columns: np.ndarray) -> float:
+        return float((_trend_basis(traits[:, columns])[0] ** 2).sum())
+
+    while kept.any() and leverage(kept) > most:
+        tried = {trait: kept & (np.arange(len(kept)) != trait) for trait in np.flatnonzero(kept)}
+        kept = min(tried.values(), key=leverage)
+    return kept
+
+
+def _trend_basis(traits: np.ndarray) -> np.ndarray:
+    """Return an orthonormal basis of a constant and the traits, ``(n, 1 to 1 + t)``."""
+    centred = traits - np.mean(traits, axis=0)
+    basis, singular, _ = np.linalg.svd(np.column_stack([np.ones(len(traits)), centred]), full_matrices=False)
+    return np.asarray(basis[:, singular > 1e-10 * singular[0]])
 
 
 def benjamini_hochberg(p_values: np.ndarray) -> np.ndarray:

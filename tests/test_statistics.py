@@ -12,6 +12,7 @@ from geneformer_grn.statistics import (
     bootstrap_ratio,
     hierarchical_bootstrap,
     matched_null_p,
+    traits_in_reach,
     without_trend,
 )
 
@@ -219,3 +220,44 @@ def test_without_trend_is_the_residual_of_a_fit_without_redundant_traits():
     assert not without_trend(np.full(30, 0.1), traits).any()  # equal values stay equal
     constant = without_trend(values, np.zeros((30, 1)))
     np.testing.assert_allclose(constant, (values - values.mean()) / np.sqrt(29 / 30))
+
+
+def p_without_trend(values, traits):
+    rest = without_trend(values, traits[:, traits_in_reach(traits)])
+    return matched_null_p(rest[0], rest[1:])
+
+
+def test_an_outlier_is_extreme_also_where_it_alone_differs_in_a_trait():
+    rng = np.random.default_rng(0)
+    for n_null, others in ((200, 1.0), (200, np.append(0.98, np.ones(199))), (20, 1.0)):
+        rank = rng.random(n_null + 1)
+        traits = np.column_stack([rank, np.append(0.6, np.broadcast_to(others, n_null))])
+        values = rng.normal(0.01, 0.002, n_null + 1) + 0.05 * rank
+        assert traits_in_reach(traits).tolist() == [True, False]
+        assert traits_in_reach(traits[:, ::-1]).tolist() == [False, True]
+        assert p_without_trend(np.append(1.0, values[1:]), traits) == pytest.approx(1 / (1 + n_null))
+        assert p_without_trend(np.append(-1.0, values[1:]), traits) == 1
+        rest = without_trend(values, traits[:, :1])
+        assert p_without_trend(values, traits) == matched_null_p(rest[0], rest[1:])
+    along = np.column_stack([rank, 2 * rank])  # neither is constant, but the others lie on a line
+    along[0] = 0.5, 3.0
+    assert traits_in_reach(along).sum() == 1
+    assert traits_in_reach(rng.random((50, 3))).all()
+    assert traits_in_reach(np.ones((50, 2))).all()
+    assert traits_in_reach(np.ones((50, 0))).tolist() == []
+
+
+@pytest.mark.parametrize("edge", ["front", "constant"])
+def test_without_a_trend_p_is_uniform_for_a_gene_at_the_edge(edge):
+    rng = np.random.default_rng(1)
+    p, raw = [], []
+    for _ in range(400):
+        traits = rng.random((201, 2))
+        traits[0] = traits[:, 0].max() + 0.1, 0.5
+        if edge == "constant":
+            traits[:, 1] = np.append(0.6, np.ones(200))
+        values = 2 * traits[:, 0] + rng.normal(0, 0.5, 201)
+        p.append(p_without_trend(values, traits))
+        raw.append(matched_null_p(values[0], values[1:]))
+    assert stats.kstest(p, "uniform").pvalue > 0.001
+    assert stats.kstest(raw, "uniform").statistic > 0.4

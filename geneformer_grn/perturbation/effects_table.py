@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
+from geneformer_grn._runtime import logger
 from geneformer_grn.perturbation.screen import Screen
 from geneformer_grn.report.figures import SIGNIFICANT
 from geneformer_grn.report.words import effects_sentence
@@ -20,6 +21,7 @@ from geneformer_grn.statistics import (
     benjamini_hochberg,
     hierarchical_bootstrap,
     matched_null_p,
+    traits_in_reach,
     without_trend,
 )
 
@@ -78,7 +80,9 @@ def effects_table(
     and cells within them, over cells alone where donors are not known or only one is. ``p_value_raw`` ranks
     the mean over the first cells drawn among the means of the ``n_null`` null sets over equally many: larger
     is extreme without states, either direction with them. ``p_value`` does the same with all means less their
-    linear trend in `traits`, and is ``p_value_raw`` below 20 null sets. ``null_mean`` and ``null_low`` to
+    linear trend in `traits`, and is ``p_value_raw`` below 20 null sets. A trait in which the gene lies apart
+    from all its null genes is left out, as those cannot tell the trend that far; the log says for how many
+    tests. ``null_mean`` and ``null_low`` to
     ``null_high`` (2.5 to 97.5 %) describe the null's means as they are. ``q_value`` is Benjamini-Hochberg of
     ``p_value`` over the gene sets of all groups, for each readout and state: where nothing is to be found,
     more groups do not mean more discoveries.
@@ -98,6 +102,12 @@ def effects_table(
         for number in screen.nulls:
             request, values = screen.requests[number], outcome.row(number, traits, two_sided=bool(state))
             rows.append((names[number], request.kind, request.group, readout, state, *values))
+    n_apart = sum(outcome.n_apart for outcome in outcomes.values())
+    if n_apart:
+        logger.info(
+            "in %d of %d tests the gene lies apart from all its null genes in rank, detection or expression: "
+            "that trend could not be taken out", n_apart, len(rows),
+        )  # fmt: skip
     effects = pd.DataFrame(rows, columns=[*EFFECT_COLUMNS, "n_donors"])
     if donors is None:
         effects = effects.drop(columns="n_donors")
@@ -131,6 +141,7 @@ class _Outcome:
         self._first = np.full((n, screen.cells_per_gene), np.nan)  # mean over the first 1, 2, ... cells
         self._interval = np.full((n, 3), np.nan)  # mean over all cells, lower and upper end
         self._n = np.zeros((n, 2), dtype=np.int64)  # cells, donors
+        self.n_apart = 0  # rows whose gene lies apart from its null genes in a trait
 
     def add(self, numbers: np.ndarray, part: pd.DataFrame, donors: pd.Series | None, *, seed: int) -> None:
         """Take in the shifts of requests `numbers`."""
@@ -163,8 +174,10 @@ class _Outcome:
         alternative: Alternative = "two-sided" if two_sided else "greater"
         raw = p_value = matched_null_p(own, null_means, alternative=alternative)
         if traits is not None:
-            adjusted = _adjusted(own, null_means, traits[number], traits[null])
-            p_value = matched_null_p(*adjusted, alternative=alternative)
+            near = np.vstack([traits[number], traits[null]])
+            own_rest, null_rest, n_left_out = _adjusted(own, null_means, near)
+            p_value = matched_null_p(own_rest, null_rest, alternative=alternative)
+            self.n_apart += n_left_out > 0
         known = null_means[~np.isnan(null_means)]
         null_low, null_high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
         null_mean = float(known.mean()) if len(known) else np.nan
@@ -175,15 +188,18 @@ class _Outcome:
         )  # fmt: skip
 
 
-def _adjusted(
-    own: float, null: np.ndarray, own_traits: np.ndarray, null_traits: np.ndarray
-) -> tuple[float, np.ndarray]:
-    """Return a mean and its null means without their trend; unchanged with few null means."""
+def _adjusted(own: float, null: np.ndarray, traits: np.ndarray) -> tuple[float, np.ndarray, int]:
+    """Return a mean and its null means without their trend, and how many traits that leaves out.
+
+    `traits` are those of the gene, then of its null genes. With few null means all stays as it is.
+    """
     known = ~np.isnan(null)
     if np.isnan(own) or np.count_nonzero(known) < _TREND_FROM:
-        return own, null
-    without = without_trend(np.append(own, null[known]), np.vstack([own_traits, null_traits[known]]))
-    return float(without[0]), without[1:]
+        return own, null, 0
+    traits = traits[np.append(True, known)]
+    kept = traits_in_reach(traits)
+    without = without_trend(np.append(own, null[known]), traits[:, kept])
+    return float(without[0]), without[1:], int(np.count_nonzero(~kept))
 
 
 def effects_summary(effects: pd.DataFrame) -> str:

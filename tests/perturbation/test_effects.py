@@ -254,6 +254,17 @@ def test_a_trend_among_matched_genes_is_no_effect():
     assert few["p_value"].item() == screen_of(on_trend[:15], n_tested=1, cells_per_gene=2)["p_value"].item()
 
 
+def test_a_gene_apart_from_its_null_genes_in_a_trait_can_still_be_extreme(caplog):
+    rng = np.random.default_rng(0)
+    shifts = [np.full(2, value) for value in rng.normal(0.01, 0.002, 201)]
+    shifts[0] = np.full(2, 1.0)
+    traits = np.column_stack([rng.random(201), np.append(0.6, np.ones(200))])  # all null genes are detected
+    with caplog.at_level("INFO", logger="geneformer_grn"):
+        (row,) = screen_of(shifts, n_tested=1, cells_per_gene=2, traits=traits).itertuples()
+    assert row.p_value == row.p_value_raw == pytest.approx(1 / 201)
+    assert "in 1 of 1 tests the gene lies apart" in caplog.text
+
+
 @pytest.mark.parametrize("with_donors", [False, True])
 def test_slices_give_the_same_effects_and_ask_for_every_request_once(with_donors, monkeypatch):
     rng = np.random.default_rng(6)
