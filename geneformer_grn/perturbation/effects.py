@@ -201,9 +201,9 @@ def summarise(prepared: Prepared, read: Reader) -> tuple[pd.DataFrame, dict[str,
     }
     if "n_null_fewest" in facts:
         logger.info(
-            "matched on %s; %.0f %% of genes were compared with %d null genes, every one with %d or more: "
-            "no p-value can be below %.2g", prepared.matched_on, 100 * facts["share_full_null"],
-            screen.n_null, facts["n_null_fewest"], 1 / (1 + facts["n_null_fewest"]),
+            "matched on %s; %.0f %% of genes were compared with %d null genes, each with at least %d and at "
+            "most %d: no p-value can be below %.2g", prepared.matched_on, 100 * facts["share_full_null"],
+            screen.n_null, facts["n_null_fewest"], facts["n_null_most"], 1 / (1 + facts["n_null_most"]),
         )  # fmt: skip
     return effects, facts
 

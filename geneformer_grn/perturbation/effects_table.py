@@ -213,11 +213,12 @@ def effects_summary(effects: pd.DataFrame) -> str:
     tested = effects[effects["p_value"].notna()]
     if tested.empty:
         return effects_sentence(effects)
-    fewest = int(tested["n_null"].min())
-    smallest = 1 / (1 + fewest)
+    fewest, most = int(tested["n_null"].min()), int(tested["n_null"].max())
+    smallest = 1 / (1 + most)
+    number = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     text = (
-        f"{effects_sentence(effects)} Each was compared with {fewest:,} or more matched genes, so that no "
-        f"p-value can be below {smallest:.2g}."
+        f"{effects_sentence(effects)} Each was compared with {number} matched genes, so that no p-value can "
+        f"be below {smallest:.2g}."
     )
     together = int(tested.groupby(["readout", "state"], sort=False).size().max())
     if smallest * together > SIGNIFICANT:

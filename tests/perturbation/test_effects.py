@@ -167,6 +167,7 @@ def test_what_was_matched_and_how_many_there_were(tiny_encoder, tiny_adata, capl
     assert (result.facts["n_null_fewest"], result.facts["n_null_most"]) == (fewest, fewest)
     assert fewest < 60  # as many as exist
     assert result.facts["share_full_null"] == 0
+    assert f"no p-value can be below {1 / (1 + fewest):.2g}" in caplog.text
     plain = run_screen(tiny_encoder, ranked, None, [9], PerturbationPlan(cells_per_gene=2, n_null=0))
     assert plain.facts["matched_on"] == "rank, detection"
     assert "n_null_fewest" not in plain.facts
@@ -177,13 +178,15 @@ def test_the_summary_says_when_nothing_exceeds_the_null():
     null = [np.full(2, value) for value in rng.random(250)]
     nothing = screen_of([np.full(2, 0.5), np.full(2, 0.4), *null], n_tested=2, cells_per_gene=2)
     assert "None of the 2 perturbations tested moves cells further" in effects_summary(nothing)
-    assert "compared with 250 or more matched genes" in effects_summary(nothing)
+    assert "compared with 250 matched genes" in effects_summary(nothing)
     assert "below 0.004" in effects_summary(nothing)
     assert "tests at once" not in effects_summary(nothing)
     many = screen_of([*[np.full(2, 0.5)] * 13, *null], n_tested=13, cells_per_gene=2)
     assert "With 13 tests at once a single one" in effects_summary(many)  # 13 / 251 is above 0.05
     one = screen_of([np.full(2, 5.0), np.full(2, 0.4), *null], n_tested=2, cells_per_gene=2)
     assert effects_summary(one).startswith("1 of 2 perturbations moves cells further")
+    uneven = effects_summary(one.assign(n_null=[50, 250]))  # the floor is that of the most
+    assert "compared with 50 to 250 matched genes, so that no p-value can be below 0.004." in uneven
     untested = screen_of([np.full(2, 5.0)], n_tested=1, cells_per_gene=2)
     assert "No test against matched genes was made" in effects_summary(untested)
 
