@@ -39,7 +39,7 @@ class GroupRanks:
     name
         The group.
     cells
-        ``(n,)`` int64 rows of the ranked cells, in the random order they are drawn in.
+        ``(n,)`` int32 rows of the ranked cells, in the random order they are drawn in.
     rank
         ``(V,)`` mean relative rank (0 = first, 1 = last) over the cells that hold the gene; 1 where none
         does.
@@ -66,6 +66,12 @@ class GroupRanks:
         """Return the rows of the cells that hold all of `genes`, in drawing order."""
         columns = [self.held.indices[self.held.indptr[gene] : self.held.indptr[gene + 1]] for gene in genes]
         return self.cells[reduce(np.intersect1d, columns)]
+
+    def n_holders(self, genes: Sequence[int]) -> int:
+        """Return how many cells hold all of `genes`."""
+        if len(genes) == 1:
+            return int(self.held.indptr[genes[0] + 1] - self.held.indptr[genes[0]])
+        return len(self.holders(genes))
 
     def followers(self, genes: Sequence[int]) -> np.ndarray:
         """Return the holders in which `genes` are not in front already (where a set counts as never)."""
@@ -138,7 +144,7 @@ def rank_groups(
             ranked,
             vocabulary,
             str(name),
-            np.random.default_rng([seed, code]).permutation(np.flatnonzero(codes == code)),
+            np.random.default_rng([seed, code]).permutation(np.flatnonzero(codes == code)).astype(np.int32),
             counts,
         )
         for code, name in enumerate(names)
@@ -198,7 +204,7 @@ def choose_null_sets(
     Null genes are not among the tested ones, unless too few others are left (where every gene is tested,
     each is compared with the others nearest to it). Tested sets of one size share a pool of null sets, twice
     `n_null` or as many as are tested, from which each takes its `n_null` nearest: the pool is what bounds the
-    passes.
+    passes. Where some tested sets are held by fewer than `n_cells` cells, up to `n_null` more are in it.
 
     Parameters
     ----------
@@ -207,33 +213,70 @@ def choose_null_sets(
     sets
         Tested gene sets.
     candidates
-        ``(c,)`` tokens of the genes detected often enough.
+        ``(c,)`` tokens of the genes that may be null genes.
     n_null
         Null sets per tested set; as many as exist where candidates are few.
     n_cells
-        Cells that must hold all genes of a null set of several, or as many as hold all of the tested set.
+        Cells that must hold all genes of a null set, or as many as hold all of the tested set: what few cells
+        hold is compared with what few cells hold. 0: they need not be held together.
     """
     others = np.setdiff1d(candidates, [gene for genes in sets for gene in genes])
     chosen: dict[tuple[int, ...], list[tuple[int, ...]]] = {genes: [] for genes in sets}
     for size in {len(genes) for genes in sets} if n_null else set():
         alike = [genes for genes in sets if len(genes) == size]
-        if size == 1 and len(others) < n_null:
-            pool = candidates[:, None]
-        else:
-            pool = _null_pool(group, alike, others, n_null=n_null, n_cells=n_cells)
-        for genes, places in zip(alike, _nearest_sets(group, alike, pool, n_null), strict=True):
-            chosen[genes] = [tuple(null) for null in pool[places].tolist()]
+        needed = np.array([min(n_cells, group.n_holders(genes)) if n_cells else 0 for genes in alike])
+        pool = _shared_pool(group, alike, candidates, others, needed, n_null=n_null)
+        held_by = np.array([group.n_holders(null) for null in pool], dtype=np.int64)
+        for genes, least in zip(alike, needed, strict=True):
+            held = pool[held_by >= least]
+            chosen[genes] = [tuple(null) for null in held[_nearest_sets(group, genes, held, n_null)].tolist()]
     return chosen
 
 
-def _null_pool(
-    group: GroupRanks, sets: Sequence[tuple[int, ...]], others: np.ndarray, *, n_null: int, n_cells: int
+def _shared_pool(
+    group: GroupRanks,
+    sets: Sequence[tuple[int, ...]],
+    candidates: np.ndarray,
+    others: np.ndarray,
+    needed: np.ndarray,
+    *,
+    n_null: int,
 ) -> np.ndarray:
-    """Return ``(p, m)`` null sets of `sets` (m genes each): the most alike of each, the next of each, ..."""
+    """Return ``(p, m)`` null sets; `needed` cells hold `n_null` of them or more for each of `sets`, if possible.
+
+    What enough cells hold for the most demanding sets will do for all, so those get a pool beside the common
+    one.
+    """
+    most = needed.max()
+    n_holders = np.diff(group.held.indptr)
     size = n_null if len(sets) == 1 else max(2 * n_null, len(sets))
+    pool = _null_pool(group, sets, others, needed, size=size)
+    if len(sets[0]) == 1 and np.count_nonzero(n_holders[others] >= most) < n_null:
+        tested = np.intersect1d(candidates, sets)
+        held = candidates[n_holders[candidates] >= most]
+        return reduce(np.union1d, (pool.ravel(), tested, held))[:, None]
+    if most == needed.min():
+        return pool
+    demanding = [genes for genes, least in zip(sets, needed, strict=True) if least == most]
+    beside = _null_pool(group, demanding, others, np.full(len(demanding), most), size=n_null)
+    both = {frozenset(null): null for null in [*pool.tolist(), *beside.tolist()]}
+    return np.array(list(both.values()), dtype=np.int64).reshape(len(both), len(sets[0]))
+
+
+def _null_pool(
+    group: GroupRanks,
+    sets: Sequence[tuple[int, ...]],
+    others: np.ndarray,
+    needed: np.ndarray,
+    *,
+    size: int,
+) -> np.ndarray:
+    """Return ``(size, m)`` null sets of `sets` (m genes each): the most alike of each, the next, ..."""
     depth = -(-size // len(sets))
     while True:
-        columns = [_sets_like(group, genes, others, depth, n_cells) for genes in sets]
+        columns = [
+            _sets_like(group, genes, others, depth, least) for genes, least in zip(sets, needed, strict=True)
+        ]
         in_turn = (column[place] for place in range(depth) for column in columns if place < len(column))
         pool = list({frozenset(null): null for null in in_turn}.values())[:size]
         if len(pool) == size or max(map(len, columns)) < depth:
@@ -242,19 +285,19 @@ def _null_pool(
 
 
 def _sets_like(
-    group: GroupRanks, genes: tuple[int, ...], others: np.ndarray, n: int, n_cells: int
+    group: GroupRanks, genes: tuple[int, ...], others: np.ndarray, n: int, needed: int
 ) -> list[tuple[int, ...]]:
-    """Return up to `n` sets that match a tested set member by member, each set once."""
+    """Return up to `n` sets that match a tested one member by member, held by `needed` cells."""
+    others = others[np.diff(group.held.indptr)[others] >= needed]
     if len(genes) == 1:
         return [(gene,) for gene in group.nearest(genes[0], others, n).tolist()]
-    needed = min(n_cells, len(group.holders(genes))) if n_cells else 0
     found: dict[frozenset[int], tuple[int, ...]] = {}
     for members in islice(_combined([group.nearest(gene, others) for gene in genes]), _TRIES * n):
         if len(found) == n:
             break
         distinct = frozenset(members)
         is_new = len(distinct) == len(genes) and distinct not in found
-        if is_new and len(group.holders(members)) >= needed:
+        if is_new and group.n_holders(members) >= needed:
             found[distinct] = members
     return list(found.values())
 
@@ -271,16 +314,13 @@ def _combined(near: Sequence[np.ndarray]) -> Iterator[tuple[int, ...]]:
             yield tuple(int(column[(place + i * shift) % n]) for i, column in enumerate(near))
 
 
-def _nearest_sets(
-    group: GroupRanks, sets: Sequence[tuple[int, ...]], pool: np.ndarray, n: int
-) -> Iterator[np.ndarray]:
-    """Yield for each tested set the places in `pool` of its `n` nearest that share no gene with it.
+def _nearest_sets(group: GroupRanks, genes: tuple[int, ...], pool: np.ndarray, n: int) -> np.ndarray:
+    """Return the places in `pool` of the `n` sets nearest to a tested set that share no gene with it.
 
     Members are compared in the order of their rank.
     """
     traits = group.traits()
     in_order = traits[np.take_along_axis(pool, np.argsort(group.rank[pool], axis=1, kind="stable"), axis=1)]
-    for genes in sets:
-        own = np.array(genes)[np.argsort(group.rank[list(genes)], kind="stable")]
-        apart = np.flatnonzero(~np.isin(pool, own).any(axis=1))
-        yield apart[_smallest(np.abs(in_order[apart] - traits[own]).sum(axis=(1, 2)), n)]
+    own = np.array(genes)[np.argsort(group.rank[list(genes)], kind="stable")]
+    apart = np.flatnonzero(~np.isin(pool, own).any(axis=1))
+    return apart[_smallest(np.abs(in_order[apart] - traits[own]).sum(axis=(1, 2)), n)]

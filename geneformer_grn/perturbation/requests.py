@@ -96,7 +96,7 @@ class Request:
     kind
         A kind of `EDITS`.
     cells
-        ``(n,)`` int64 rows of the ranked cells.
+        ``(n,)`` integer rows of the ranked cells; int32 in a screen, which may have hundreds of millions.
     group
         Label of the cell group.
     is_null

@@ -28,7 +28,7 @@ class PerturbationPlan:
     Parameters
     ----------
     kind
-        ``delete``, ``overexpress`` or ``knockout``.
+        A kind of `EDITS`: ``delete``, ``knockout``, ``overexpress``, ``inhibit`` or ``activate``.
     cells_per_gene
         Cells of each group that a null gene is perturbed in, and that p-values compare; with ``sample`` the
         tested genes too.
@@ -87,9 +87,14 @@ class Screen:
         Overexpression may need a cell unperturbed twice: whole, and with the gene left out that is pushed
         out.
         """
-        pairs = np.concatenate([np.empty(0, dtype=np.int64), *(request.cells for request in self.requests)])
+        n_pairs = sum(len(request.cells) for request in self.requests)
+        used = np.zeros(
+            max((int(r.cells.max(initial=-1)) for r in self.requests), default=-1) + 1, dtype=bool
+        )
+        for request in self.requests:
+            used[request.cells] = True
         twice = any(request.kind not in NEEDS_GENE for request in self.requests)
-        return len(pairs) + len(np.unique(pairs)) * (2 if twice else 1)
+        return n_pairs + int(np.count_nonzero(used)) * (2 if twice else 1)
 
 
 def plan_screen(
@@ -187,15 +192,14 @@ def _build(
             cells = _tested_cells(group, genes, plan, n_cells)
             screen.requests.append(Request(genes=genes, kind=plan.kind, cells=cells, group=group.name))
         must_hold = plan.kind in NEEDS_GENE or plan.tested_cells == "holders"
-        candidates = group.detected(n_cells if must_hold else 1)
         chosen = choose_null_sets(
-            group, sets, candidates=candidates, n_null=n_null, n_cells=n_cells if must_hold else 0
+            group, sets, candidates=group.detected(1), n_null=n_null, n_cells=n_cells if must_hold else 0
         )
         for genes, null_sets in chosen.items():
             for null in null_sets:
                 if null not in number:
                     number[null] = len(screen.requests)
-                    cells = _usable_cells(group, null, plan)[:n_cells]
+                    cells = _usable_cells(group, null, plan)[:n_cells].copy()  # a view would keep them all
                     screen.requests.append(
                         Request(genes=null, kind=plan.kind, cells=cells, group=group.name, is_null=True)
                     )
@@ -217,4 +221,4 @@ def _tested_cells(
     if plan.tested_cells == "all":
         return group.cells
     usable = _usable_cells(group, genes, plan)
-    return usable if plan.tested_cells == "holders" else usable[:n_cells]
+    return usable if plan.tested_cells == "holders" else usable[:n_cells].copy()

@@ -156,3 +156,33 @@ def test_counts_of_other_cells_are_refused(counts, tiny_vocabulary):
     )  # fmt: skip
     with pytest.raises(ValueError, match="counts of 5 cells were given for 80 ranked cells"):
         rank_groups(ranked, None, tiny_vocabulary, seed=0, counts=fewer)
+
+
+def test_rare_genes_are_compared_with_rare_genes_and_others_are_not():
+    rng = np.random.default_rng(4)
+    share = np.concatenate([np.full(6, 0.06), np.full(6, 0.9), np.linspace(0.05, 1.0, 288)])
+    held = rng.random((60, 300)) < share
+    n_holders = held.sum(axis=0)
+    group = group_of(300, rank=rng.random(300), detection=n_holders / 60, held=sparse.csc_matrix(held))
+    sets = [(gene,) for gene in range(12)]
+    rare = [gene for gene in range(6) if n_holders[gene]]
+    assert max(n_holders[rare]) < 10 <= min(n_holders[6:12])
+    chosen = choose_null_sets(group, sets, candidates=group.detected(1), n_null=40, n_cells=10)
+    for (gene,), null in chosen.items():
+        assert len(null) == 40
+        assert min(n_holders[other] for (other,) in null) >= min(10, n_holders[gene])
+    pool = {null for nulls in chosen.values() for null in nulls}
+    assert len(pool) <= 3 * 40
+    for gene in rare:  # alone: the nearest of all that enough cells hold
+        (null,) = choose_null_sets(
+            group, [(gene,)], candidates=group.detected(1), n_null=5, n_cells=10
+        ).values()
+        distance = np.abs(group.rank - group.rank[gene]) + np.abs(group.detection - group.detection[gene])
+        able = [other for other in range(300) if other != gene and n_holders[other] >= n_holders[gene]]
+        assert [other for (other,) in null] == sorted(able, key=lambda other: distance[other])[:5]
+        assert min(n_holders[other] for (other,) in null) < 10
+    few = choose_null_sets(group, sets, candidates=np.arange(20), n_null=40, n_cells=10)  # tested ones, too
+    for (gene,), null in few.items():
+        able = [other for other in range(20) if n_holders[other] >= max(min(10, n_holders[gene]), 1)]
+        assert {other for (other,) in null} <= set(able) - {gene}
+        assert {*rare, *range(6, 12)} & set(able) - {gene} <= {other for (other,) in null}

@@ -164,3 +164,30 @@ def test_the_largest_size_within_the_bound_is_found(ranked, tiny_vocabulary):
             assert screen.n_passes <= bound
     fewest = fewest_passes(ranks, sets, PerturbationPlan(cells_per_gene=9, n_null=24))
     assert fewest.sum() == passes(1, 10)
+
+
+def test_passes_are_counted_and_cells_kept_small(ranked, tiny_vocabulary):
+    ranks = rank_groups(ranked, np.repeat(["a", "b"], 60), tiny_vocabulary, seed=1)
+    for kind, times in (("delete", 1), ("overexpress", 2)):
+        screen = plan_screen(ranks, [(10,), (30, 31)], PerturbationPlan(kind=kind, n_null=5))
+        pairs = [cell for request in screen.requests for cell in request.cells.tolist()]
+        assert screen.n_passes == len(pairs) + times * len(set(pairs))
+        assert {request.cells.dtype for request in screen.requests} == {np.dtype(np.int32)}
+        assert all(request.cells.base is None for request in screen.requests)
+    assert plan_screen([], [], PerturbationPlan()).n_passes == 0
+
+
+def test_genes_that_few_cells_hold_have_null_genes_that_few_cells_hold(tiny_vocabulary):
+    rng = np.random.default_rng(0)
+    genes = np.arange(tiny_vocabulary.n_special, len(tiny_vocabulary))
+    share = np.where(np.arange(len(genes)) < 30, 0.08, 0.9)
+    cells = [rng.permutation(genes[rng.random(len(genes)) < share]) for _ in range(60)]
+    offsets = np.concatenate([[0], np.cumsum([len(cell) for cell in cells])])
+    some = RankedCells(tokens=np.concatenate(cells).astype(np.uint16), offsets=offsets, n_counts=np.ones(60))
+    (group,) = rank_groups(some, None, tiny_vocabulary, seed=0)
+    rare, often = int(genes[np.argmin(group.detection[genes[:30]])]), int(genes[-1])
+    screen = plan_screen([group], [(rare,), (often,)], PerturbationPlan(n_null=10))
+    n_cells = [len(request.cells) for request in screen.requests]
+    assert min(n_cells[number] for number in screen.nulls[0]) >= n_cells[0]
+    assert np.median([n_cells[number] for number in screen.nulls[0]]) < 10
+    assert {n_cells[number] for number in screen.nulls[1]} == {10}
