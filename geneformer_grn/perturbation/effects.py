@@ -65,7 +65,7 @@ class PerturbationResult:
     Parameters
     ----------
     effects
-        One row per gene set, group, readout and state: `EFFECT_COLUMNS`.
+        One row per gene set, group, readout and state: `EFFECT_COLUMNS`, and ``gene_symbol``.
     cells
         One row per gene set, cell, readout and state: the engine's `CELL_COLUMNS`; null perturbations left
         out.
@@ -100,6 +100,8 @@ class Prepared:
         The requests, tested and null.
     names
         ``(n_requests,)`` names of their gene sets: Ensembl IDs joined by ``+``.
+    symbols
+        The same in gene symbols, the ID where a gene has none.
     traits
         ``(n_requests, t)`` what null genes are matched on, the mean over the genes of a set.
     donors
@@ -112,6 +114,7 @@ class Prepared:
     sets: list[tuple[int, ...]]
     screen: Screen
     names: np.ndarray
+    symbols: np.ndarray
     traits: np.ndarray
     donors: pd.Series | None
     matched_on: str
@@ -165,6 +168,7 @@ def prepare(
         sets=sets,
         screen=screen,
         names=set_names(screen.requests, vocabulary),
+        symbols=_set_symbols(screen, vocabulary),
         traits=_traits(screen, ranks),
         donors=donors,
         matched_on="rank, detection" + ("" if known.counts is None else ", expression"),
@@ -184,14 +188,16 @@ def summarise(prepared: Prepared, read: Reader) -> tuple[pd.DataFrame, dict[str,
     Returns
     -------
     tuple
-        `EFFECT_COLUMNS` (see `effects_table`); facts in single values: ``n_passes_planned``,
-        ``cells_per_gene``, ``n_null`` and ``matched_on``, and with null genes ``n_null_fewest``,
-        ``n_null_most`` and ``share_full_null``.
+        `EFFECT_COLUMNS` (see `effects_table`), and last ``gene_symbol``, symbols joined by ``+``; facts in
+        single values: ``n_passes_planned``, ``cells_per_gene``, ``n_null`` and ``matched_on``, and with null
+        genes ``n_null_fewest``, ``n_null_most`` and ``share_full_null``.
     """
     screen = prepared.screen
     effects = effects_table(
         screen, prepared.names, read, donors=prepared.donors, traits=prepared.traits, seed=prepared.plan.seed
     )
+    symbol_of = dict(zip(prepared.names, prepared.symbols, strict=True))
+    effects["gene_symbol"] = effects["gene"].map(symbol_of).astype(object)
     facts = {
         "n_passes_planned": screen.n_passes,
         "cells_per_gene": screen.cells_per_gene,
@@ -278,6 +284,14 @@ def _as_set(item: int | Sequence[int]) -> tuple[int, ...]:
     """Return one gene, or genes perturbed together, as a tuple of distinct tokens in the given order."""
     members = item if isinstance(item, Sequence) else [item]
     return tuple(dict.fromkeys(int(gene) for gene in members))
+
+
+def _set_symbols(screen: Screen, vocabulary: GeneVocabulary) -> np.ndarray:
+    """Return the ``(n_requests,)`` symbols of the gene sets joined by ``+``, the ID where a gene has none."""
+    symbols = pd.Series(vocabulary.symbols, dtype=object)
+    known = symbols.notna() & (symbols != "")
+    shown = np.where(known, symbols, vocabulary.ensembl_ids)
+    return np.array(["+".join(shown[list(request.genes)]) for request in screen.requests], dtype=object)
 
 
 def _traits(screen: Screen, ranks: Sequence[GroupRanks]) -> np.ndarray:

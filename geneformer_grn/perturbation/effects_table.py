@@ -28,6 +28,7 @@ from geneformer_grn.statistics import (
 EFFECT_COLUMNS = (
     "gene", "kind", "group", "readout", "state", "shift", "n_cells", "ci_low", "ci_high",
     "p_value", "q_value", "n_null", "null_mean", "null_low", "null_high", "p_value_raw",
+    "shift_compared", "compared_low", "compared_high",
 )  # fmt: skip
 RESAMPLES = 2000  # enough for the outer quantiles that few donors ask for
 _TREND_FROM = 20  # null genes: fewer cannot tell a trend in three traits from noise
@@ -77,12 +78,13 @@ def effects_table(
     -------
     `EFFECT_COLUMNS`, with donors also ``n_donors``. ``shift`` is the mean over the ``n_cells`` cells that
     hold the genes, ``ci_low`` to ``ci_high`` its 95 % bootstrap interval (NaN below two cells): over donors
-    and cells within them, over cells alone where donors are not known or only one is. ``p_value_raw`` ranks
-    the mean over the first cells drawn among the means of the ``n_null`` null sets over equally many: larger
-    is extreme without states, either direction with them. ``p_value`` does the same with all means less their
-    linear trend in `traits`, and is ``p_value_raw`` below 20 null sets. A trait in which the gene lies apart
-    from all its null genes is left out, as those cannot tell the trend that far; the log says for how many
-    tests. ``null_mean`` and ``null_low`` to
+    and cells within them, over cells alone where donors are not known or only one is. ``shift_compared`` is
+    the mean over the first of these cells, at most as many as a null gene has, ``compared_low`` to
+    ``compared_high`` its interval. ``p_value_raw`` ranks it among the means of the ``n_null`` null sets over
+    equally many cells: larger is extreme without states, either direction with them. ``p_value`` does the
+    same with all means less their linear trend in `traits`, and is ``p_value_raw`` below 20 null sets. A
+    trait in which the gene lies apart from all its null genes is left out, as those cannot tell the trend
+    that far; the log says for how many tests. ``null_mean`` and ``null_low`` to
     ``null_high`` (2.5 to 97.5 %) describe the null's means as they are. ``q_value`` is Benjamini-Hochberg of
     ``p_value`` over the gene sets of all groups, for each readout and state: where nothing is to be found,
     more groups do not mean more discoveries.
@@ -140,6 +142,7 @@ class _Outcome:
         self._nulls = screen.nulls
         self._first = np.full((n, screen.cells_per_gene), np.nan)  # mean over the first 1, 2, ... cells
         self._interval = np.full((n, 3), np.nan)  # mean over all cells, lower and upper end
+        self._compared = np.full((n, 2), np.nan)  # ends of the interval of the mean over the first cells
         self._n = np.zeros((n, 2), dtype=np.int64)  # cells, donors
         self.n_apart = 0  # rows whose gene lies apart from its null genes in a trait
 
@@ -163,6 +166,10 @@ class _Outcome:
                 rng = np.random.default_rng([seed, number])
                 interval = hierarchical_bootstrap(values, of_donor, rng=rng, n=RESAMPLES)
                 self._interval[number] = values.mean(), *interval
+                if len(first) < len(values):
+                    donor_of_first = None if of_donor is None else of_donor[: len(first)]
+                    interval = hierarchical_bootstrap(first, donor_of_first, rng=rng, n=RESAMPLES)
+                self._compared[number] = interval
                 self._n[number] = len(values), 0 if of_donor is None else len(pd.unique(of_donor))
 
     def row(self, number: int, traits: np.ndarray | None, *, two_sided: bool) -> tuple[float | int, ...]:
@@ -184,7 +191,7 @@ class _Outcome:
         mean, low, high = self._interval[number].tolist()
         return (
             mean, n_cells, low, high, p_value, np.nan, len(known), null_mean, null_low, null_high, raw,
-            n_donors,
+            own, *self._compared[number].tolist(), n_donors,
         )  # fmt: skip
 
 

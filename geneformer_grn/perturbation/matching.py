@@ -242,7 +242,7 @@ def _shared_pool(
     *,
     n_null: int,
 ) -> np.ndarray:
-    """Return ``(p, m)`` null sets; `needed` cells hold `n_null` of them or more for each of `sets`, if possible.
+    """Return ``(p, m)`` null sets: for each of `sets`, `needed` cells hold `n_null` of them, if possible.
 
     What enough cells hold for the most demanding sets will do for all, so those get a pool beside the common
     one.

@@ -28,18 +28,38 @@ def beyond_null(effects: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    The same rows with `EXCESS_COLUMNS` behind: ``excess`` is ``shift - null_mean``, ``excess_low`` and
-    ``excess_high`` are the ends of its interval, the null's mean taken as known. Deleting null genes of the
-    same rank moves as many later genes up by one, so for deletion this is what exceeds the position shift.
+    The same rows with `EXCESS_COLUMNS` behind: ``excess`` is ``shift_compared - null_mean``, both means over
+    equally many cells per gene. ``excess_low`` to ``excess_high`` is the interval of the difference between
+    the gene and one of its null genes: it holds the gene's own interval over those cells and the 95 % range
+    of the null means, so that a gene within that range has 0 in it. NaN below two cells or without null
+    genes. Deleting null genes of the same rank moves as many later genes up by one, so for deletion this is
+    what exceeds the position shift. ``gene_symbol``, where there is one, stays the last column; rows without
+    take that of another row of the same gene, or its name.
+
+    Notes
+    -----
+    The interval of a difference from those of its terms: Zou and Donner (2008), Construction of confidence
+    limits about effect measures: a general approach.
 
     Examples
     --------
     >>> beyond_null(run_screen(encoder, ranked, None, genes).effects)  # doctest: +SKIP
     """
-    ends = ("shift", "ci_low", "ci_high")
-    return effects.assign(
-        **{name: effects[end] - effects["null_mean"] for name, end in zip(EXCESS_COLUMNS, ends, strict=True)}
-    )
+    own, null = effects["shift_compared"], effects["null_mean"]
+    below = np.hypot(own - effects["compared_low"], effects["null_high"] - null)
+    above = np.hypot(effects["compared_high"] - own, null - effects["null_low"])
+    ends = dict(zip(EXCESS_COLUMNS, (own - null, own - null - below, own - null + above), strict=True))
+    found = effects.assign(**ends)
+    if "gene_symbol" in found:
+        found["gene_symbol"] = _symbols(found.pop("gene_symbol"), found["gene"])
+    return found
+
+
+def _symbols(symbols: pd.Series, genes: pd.Series) -> pd.Series:
+    """Return the symbols, those missing taken from another row of the gene, or its name."""
+    known = symbols.notna()
+    symbol_of = dict(zip(genes[known], symbols[known], strict=True))
+    return symbols.where(known, genes.map(symbol_of)).where(lambda filled: filled.notna(), genes)
 
 
 def position_shift(

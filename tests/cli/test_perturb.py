@@ -42,7 +42,7 @@ def test_the_tables_of_the_contract(call, tmp_path):
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == ["cells.parquet", "effects.parquet", "gene_shifts.parquet", "parameters.json"]
     effects = pd.read_parquet(tmp_path / "out" / "effects.parquet")
-    assert tuple(effects.columns) == (*EFFECT_COLUMNS, *EXCESS_COLUMNS)
+    assert tuple(effects.columns) == (*EFFECT_COLUMNS, *EXCESS_COLUMNS, "gene_symbol")
     assert effects["group"].tolist() == ["A", "B"]
     cells = pd.read_parquet(tmp_path / "out" / "cells.parquet")
     columns = ["cell_id", "gene", "kind", "group", "readout", "state", "cosine", "shift"]

@@ -1,5 +1,7 @@
 """Effects against plain arithmetic on the cells table, and p-values under no effect."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from geneformer_grn.perturbation.effects import (
     CellFacts,
     effects_summary,
     effects_table,
+    prepare,
     reader_of,
     run_screen,
 )
@@ -62,6 +65,9 @@ def test_effects_are_means_with_an_interval_and_a_rank_among_the_null():
     assert (row.gene, row.kind, row.group, row.n_cells) == ("G0", "delete", "all", 4)
     assert row.shift == pytest.approx(np.nanmean(tested))
     assert 0.1 <= row.ci_low < row.shift < row.ci_high <= 0.9
+    assert row.shift_compared == pytest.approx(0.6)  # the first two cells
+    assert 0.5 <= row.compared_low < row.shift_compared < row.compared_high <= 0.7
+    assert row.null_mean == pytest.approx(np.mean([0.5, 0.25, 0.9]))
     assert row.n_null == 3  # the one no cell holds is no null
     assert row.p_value == pytest.approx(2 / 4)  # the first two cells, 0.6, against 0.5, 0.25 and 0.9
     assert row.q_value == row.p_value
@@ -92,6 +98,11 @@ def test_a_screen_end_to_end(tiny_encoder, ranked):
     ids = tiny_encoder.vocabulary.ensembl_ids
     names = [ids[7], ids[9], f"{ids[20]}+{ids[21]}"]
     assert result.effects["gene"].tolist() == names * 2
+    assert result.effects.columns.tolist() == [*EFFECT_COLUMNS, "gene_symbol"]
+    symbols = tiny_encoder.vocabulary.symbols
+    assert (
+        result.effects["gene_symbol"].tolist() == [symbols[7], symbols[9], f"{symbols[20]}+{symbols[21]}"] * 2
+    )
     assert result.effects["group"].tolist() == ["a"] * 3 + ["b"] * 3
     assert result.cells.columns.tolist() == list(CELL_COLUMNS)
     assert set(result.cells["gene"]) == set(names)
@@ -99,7 +110,8 @@ def test_a_screen_end_to_end(tiny_encoder, ranked):
         part = result.cells[(result.cells["gene"] == row.gene) & (result.cells["group"] == row.group)]
         assert set(groups[part["cell_id"]]) == {row.group}
         assert row.n_cells == part["shift"].notna().sum() <= 4
-        assert row.shift == pytest.approx(part["shift"].mean())
+        assert row.shift == row.shift_compared == pytest.approx(part["shift"].mean())
+        assert (row.compared_low, row.compared_high) == (row.ci_low, row.ci_high)
         assert 1 / 6 <= row.p_value <= row.q_value <= 1
     together = stats.false_discovery_control(result.effects["p_value"])  # over both groups
     np.testing.assert_allclose(result.effects["q_value"], together)
@@ -107,6 +119,15 @@ def test_a_screen_end_to_end(tiny_encoder, ranked):
     assert result.gene_shifts is None
     again = run_screen(tiny_encoder, ranked, groups, genes, plan)
     pd.testing.assert_frame_equal(result.effects, again.effects)
+
+
+def test_genes_without_a_symbol_are_named_by_their_id(tiny_vocabulary, ranked):
+    symbols = tiny_vocabulary.symbols.copy()
+    symbols[[7, 20]] = "", None
+    vocabulary = replace(tiny_vocabulary, symbols=symbols)
+    prepared = prepare(ranked, None, [7, (20, 21)], vocabulary, PerturbationPlan(n_null=0))
+    ids = vocabulary.ensembl_ids
+    assert prepared.symbols.tolist() == [ids[7], f"{ids[20]}+{symbols[21]}"]
 
 
 def test_overexpression_within_a_bound(tiny_encoder, ranked):
@@ -139,8 +160,8 @@ def test_donors_widen_the_interval_and_are_counted(tiny_encoder, ranked):
     donors = np.repeat(["x", "y", "z"], 10)
     plain = run_screen(tiny_encoder, ranked, None, [7, 20], plan)
     result = run_screen(tiny_encoder, ranked, None, [7, 20], plan, known=CellFacts(donors=donors))
-    assert result.effects.columns.tolist() == [*EFFECT_COLUMNS, "n_donors"]
-    same = [name for name in EFFECT_COLUMNS if not name.startswith("ci_")]
+    assert result.effects.columns.tolist() == [*EFFECT_COLUMNS, "n_donors", "gene_symbol"]
+    same = [name for name in EFFECT_COLUMNS if not name.startswith(("ci_", "compared_"))]
     pd.testing.assert_frame_equal(result.effects[same], plain.effects[same])
     for row in result.effects.itertuples():
         part = result.cells[(result.cells["gene"] == row.gene) & result.cells["shift"].notna()]

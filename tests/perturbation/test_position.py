@@ -16,16 +16,35 @@ def cells_table(shifts, **labels):
 
 
 def test_excess_is_what_the_null_does_not_have():
+    columns = [
+        "gene",
+        "shift_compared",
+        "compared_low",
+        "compared_high",
+        "null_mean",
+        "null_low",
+        "null_high",
+    ]
     effects = pd.DataFrame(
-        [("G1", 0.5, 0.4, 0.7, 0.3), ("G2", 0.2, np.nan, np.nan, 0.3), ("G3", 0.2, 0.1, 0.3, np.nan)],
-        columns=["gene", "shift", "ci_low", "ci_high", "null_mean"],
-    )
+        [
+            ("G1", 0.5, 0.47, 0.58, 0.3, 0.24, 0.34), ("G2", 0.2, np.nan, np.nan, 0.3, 0.2, 0.4),
+            ("G3", 0.2, 0.1, 0.3, np.nan, np.nan, np.nan), ("G4", 0.33, 0.33, 0.33, 0.3, 0.2, 0.34),
+        ],
+        columns=columns,
+    )  # fmt: skip
     found = beyond_null(effects)
-    assert found.columns.tolist() == [*effects.columns, *EXCESS_COLUMNS]
-    np.testing.assert_allclose(found.loc[0, list(EXCESS_COLUMNS)].astype(float), [0.2, 0.1, 0.4])
+    assert found.columns.tolist() == [*columns, *EXCESS_COLUMNS]
+    expected = [0.2, 0.2 - np.hypot(0.03, 0.04), 0.2 + np.hypot(0.08, 0.06)]
+    np.testing.assert_allclose(found.loc[0, list(EXCESS_COLUMNS)].astype(float), expected)
     assert found.loc[1, "excess"] == pytest.approx(-0.1)
+    assert found.loc[1, ["excess_low", "excess_high"]].isna().all()
     assert found.loc[2, list(EXCESS_COLUMNS)].isna().all()
-    assert effects.columns.tolist() == ["gene", "shift", "ci_low", "ci_high", "null_mean"]  # left as it was
+    assert found.loc[3, "excess_low"] < 0 < found.loc[3, "excess_high"]  # like a null gene, however sharp
+    assert effects.columns.tolist() == columns  # left as it was
+    named = effects.assign(gene=["G1", "G2", "G1", "G4"], gene_symbol=["A", "B", None, None], n_donors=1)
+    found = beyond_null(named)
+    assert found.columns.tolist() == [*columns, "n_donors", *EXCESS_COLUMNS, "gene_symbol"]
+    assert found["gene_symbol"].tolist() == ["A", "B", "A", "G4"]
 
 
 def test_position_shift_is_paired_by_cell():
@@ -81,5 +100,5 @@ def test_a_gene_at_the_end_moves_no_other(tiny_encoder, tiny_vocabulary):
     for kind, result in tables.items():
         np.testing.assert_allclose(found[kind], result.effects["shift"])
     excess = beyond_null(tables["delete"].effects)
-    assert excess.columns.tolist() == [*EFFECT_COLUMNS, *EXCESS_COLUMNS]
+    assert excess.columns.tolist() == [*EFFECT_COLUMNS, *EXCESS_COLUMNS, "gene_symbol"]
     assert excess["excess"].iloc[0] > excess["excess"].iloc[1]
