@@ -18,7 +18,9 @@ def add(app: typer.Typer) -> None:
 def screen(
     file: options.Cells,
     *,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write the tables to.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder to write; DIR.unfinished keeps the work.")
+    ],
     genes: Annotated[
         str, typer.Option("--genes", metavar="G1,G2|all|regulators", help="Genes to screen.")
     ] = "all",
@@ -81,11 +83,11 @@ def screen(
 ) -> None:
     """Write genes.parquet (estimates), and of the genes run exactly effects.parquet and cells.parquet."""
     with verb(quiet=quiet, as_json=as_json, threads=threads) as summary:
-        from geneformer_grn._runtime import library_versions, logger, staged_folder, write_json
-        from geneformer_grn.cells.counts import ReadSettings, read_counts
-        from geneformer_grn.model.encoder import load_encoder
+        from geneformer_grn._runtime import logger
+        from geneformer_grn.cells.counts import ReadSettings
         from geneformer_grn.workflows.perturb_options import PerturbOptions, parse_genes, split_names
-        from geneformer_grn.workflows.screen import ScreenOptions, screen_counts
+        from geneformer_grn.workflows.perturb_parts import PerturbSource
+        from geneformer_grn.workflows.screen import ScreenOptions, screen_file
 
         asked = PerturbOptions(
             genes=parse_genes(genes),
@@ -114,15 +116,14 @@ def screen(
             where=where,
             species=species,  # type: ignore[arg-type]  # checked there, with the known names
         )
-        with staged_folder(out) as folder:
-            encoder = load_encoder(model, device=device, precision=precision)  # type: ignore[arg-type]
-            counts = read_counts(file, encoder.vocabulary, reading, n_cells=n_cells, seed=seed)
-            found = screen_counts(encoder, counts, chosen)
-            for name in ("genes", "effects", "cells"):
-                getattr(found, name).to_parquet(folder / f"{name}.parquet", index=False)
-            write_json(
-                folder / "parameters.json",
-                {"verb": "screen", "file": file, **found.record, "versions": library_versions()},
-            )
+        source = PerturbSource(
+            file=file,
+            model=model,
+            read=reading,
+            n_cells=n_cells,
+            device=device,
+            precision=precision,  # type: ignore[arg-type]  # checked there
+        )
+        facts = screen_file(source, out, chosen)
         logger.info("wrote %s", out)
-        summary |= {"out": out, "model": encoder.name, "kind": kind, **found.facts, "seed": seed}
+        summary |= {"out": out, "kind": kind, **facts, "seed": seed}

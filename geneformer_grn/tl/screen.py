@@ -60,9 +60,10 @@ def screen(
         ``delete`` or ``knockout``; other kinds have no estimate, use `gg.tl.perturb`.
     share
         Share of each group's genes that is run exactly: the top of the estimate. None: as many as a third of
-        the passes that running every gene takes allows.
+        the passes that running every gene takes allows, or every gene. One that is given is obeyed.
     audit
-        Share of all genes, drawn at random, that is run exactly to measure the recall; 0: not measured.
+        Share of all genes, drawn at random, that is run exactly to measure the recall; 0: not measured. Its
+        interval says how well: below 20 genes of the true top tenth among them it is too few to tell.
     effort
         What the estimate may cost, as a share of the passes that running every gene takes.
     states, start, goal, alternatives

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEAST_SAVING = 3.0
-"""How many times fewer passes a screen must take than running every gene; else every gene is run."""
+"""How many times fewer passes a screen of open share must take than running every gene."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +25,15 @@ class ScreenOptions:
         ``state``, no null genes.
     share
         Share of the genes of each group that is run exactly: the top of the estimate. None: as many as keep
-        the screen `least_saving` times below the passes that running every gene takes.
+        the screen `least_saving` times below the passes that running every gene takes. One that is given is
+        obeyed, whatever it saves.
     audit
         Share of all genes, drawn at random, that is run exactly to measure the recall; 0: it is not measured.
+        The recall is of the strongest tenth of them: below 20 of those it is too few to tell.
     effort
         What the estimate may cost, as a share of the passes that running every gene takes.
     least_saving
-        Run every gene exactly unless the screen takes so many times fewer passes.
+        With the share left open: run every gene exactly unless the screen takes so many times fewer passes.
     """
 
     perturb: PerturbOptions

@@ -10,6 +10,7 @@ from geneformer_grn.cells.counts import ReadSettings, read_counts
 from geneformer_grn.workflows.perturb import perturb_counts
 from geneformer_grn.workflows.perturb_options import PerturbOptions
 from geneformer_grn.workflows.screen import ScreenOptions, screen_counts
+from geneformer_grn.workflows.screen_report import recall_facts, tell
 
 KEYS = ["gene", "group", "readout", "state"]
 
@@ -24,9 +25,9 @@ def asked(**more):
     return PerturbOptions(**{"genes": "all", "kind": "knockout", "n_null": 0, "groups": "cell_type", **more})
 
 
-def screened(encoder, counts, *, audit=0.2, least_saving=0.0, **more):
+def screened(encoder, counts, *, share=0.2, audit=0.2, least_saving=0.0, **more):
     options = ScreenOptions(
-        perturb=asked(**more), share=0.2, audit=audit, effort=0.4, least_saving=least_saving
+        perturb=asked(**more), share=share, audit=audit, effort=0.4, least_saving=least_saving
     )
     return screen_counts(encoder, counts, options)
 
@@ -105,12 +106,61 @@ def test_towards_a_goal_ranks_by_that(tiny_encoder, counts):
 
 def test_where_it_does_not_pay_every_gene_is_run(tiny_encoder, counts, everything, caplog):
     with caplog.at_level(logging.WARNING, logger="geneformer_grn"):
-        found = screened(tiny_encoder, counts, least_saving=3.0)
+        found = screened(tiny_encoder, counts, share=None, least_saving=3.0)
     assert "every gene is run" in caplog.text
     assert not found.facts["is_estimated"]
+    assert found.facts["times_fewer_passes"] == 1.0
+    assert found.facts["n_passes_exact_run"] == found.facts["n_passes"] == everything.facts["n_passes"]
     assert "recall" not in found.facts
     assert len(found.effects) == len(everything.effects)
     assert found.genes["estimate"].isna().all()
+
+
+def test_a_share_that_is_asked_for_is_obeyed_whatever_it_saves(tiny_encoder, counts, found, caplog):
+    with caplog.at_level(logging.INFO, logger="geneformer_grn"):
+        again = screened(tiny_encoder, counts, least_saving=3.0)
+    pd.testing.assert_frame_equal(again.genes, found.genes)
+    assert "not 3 times fewer, but a share was asked for" in caplog.text
+    assert f"{again.facts['times_fewer_passes']:.1f} times fewer" in caplog.text
+
+
+def test_genes_that_no_cell_holds_save_nothing(tiny_encoder, counts, caplog):
+    tokens = np.setdiff1d(np.arange(tiny_encoder.vocabulary.n_special, 65), counts.column_tokens)
+    held = np.asarray(counts.matrix.sum(axis=0)).ravel() > 0
+    tokens = np.concatenate([tokens, counts.column_tokens[~held]])
+    names = tuple(tiny_encoder.vocabulary.ensembl_ids[tokens[:2]])
+    assert names
+    for share in (None, 0.2):
+        facts = screened(tiny_encoder, counts, genes=names, share=share).facts
+        assert (facts["n_passes"], facts["n_passes_exact_run"]) == (0, 0)
+        assert facts["times_fewer_passes"] == 1.0
+        assert not facts["is_estimated"]
+    assert "there is nothing to run" in caplog.text
+
+
+def test_a_recall_of_few_genes_is_too_few_to_tell(caplog):
+    facts = {
+        "n_passes": 50, "n_passes_estimate": 10, "n_passes_exact_run": 25, "times_fewer_passes": 0.5,
+        "recall": 0.5, "recall_low": 0.1, "recall_high": 0.9, "n_genes_audited": 190,
+    }  # fmt: skip
+    with caplog.at_level(logging.INFO, logger="geneformer_grn"):
+        tell({**facts, "recall_n_true": 19, "recall_can_be_told": False})
+        assert "too few to tell" in caplog.text
+        assert "95 % interval 0.100 to 0.900" in caplog.text
+        assert "2.0 times as many" in caplog.text
+        caplog.clear()
+        tell({**facts, "recall_n_true": 20, "recall_can_be_told": True})
+        assert "too few" not in caplog.text
+        assert "measured recall of the true top 10 %: 0.500" in caplog.text
+
+
+@pytest.mark.parametrize(("n_genes", "can_be_told"), [(190, False), (191, True)])
+def test_recall_is_told_from_twenty_genes_on(n_genes, can_be_told):
+    genes = pd.DataFrame(
+        {"audited": True, "group": "all", "listed": True, "shift": np.arange(float(n_genes))}
+    )
+    assert recall_facts(genes)["recall_n_true"] == (20 if can_be_told else 19)
+    assert recall_facts(genes)["recall_can_be_told"] is can_be_told
 
 
 def test_named_genes_in_cells_that_lack_them(tiny_encoder, counts, everything):
