@@ -93,7 +93,10 @@ def test_activations_are_what_autograd_keeps(tiny_vocabulary, batch, activation:
         )  # fmt: skip
         planned.append(parts["activations"] + parts["bf16_weights"])
         found.append(kept_by_autograd(shape, tiny_vocabulary, batch, precision))
-    assert planned[1] - planned[0] == found[1] - found[0]
+    # Planned for a GPU, whose kernels keep a log-sum-exp per query and head; products on a CPU keep none.
+    products = by_products(torch.empty(0, dtype=torch.bfloat16 if precision == "bf16" else torch.float32))
+    spared = 2 * 4 * wide["n_heads"] * batch.n_tokens if products else 0
+    assert planned[1] - planned[0] - spared == found[1] - found[0]
     # What is left of one layer's model is the head; at its peak it holds at least what it keeps.
     assert planned[0] < found[0] < planned[0] + parts["head"]
 
