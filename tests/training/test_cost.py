@@ -7,6 +7,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from geneformer_grn.cells.batches import MaskSettings, PackedBatch, mask_cell, pack
 from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.model.attention_cpu import by_products
 from geneformer_grn.model.encoder import ModelConfig, new_model
 from geneformer_grn.model.objectives import masked_language_loss
 from geneformer_grn.training.config import ModelSection, OptimSection, read_config
