@@ -6,6 +6,7 @@ filled point or a dot is significant after correction, a ring is not: colour alo
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _CELL_SHIFT = "shift of the cell embedding"
 _MARGINS = np.array([0.98, 0.6])  # inches left and right of the axes, below and above
+_LONGEST = 15  # characters of a name
+_ENSEMBL = re.compile(r"ENS[A-Z]*\d{11}")
 _SIDES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])  # of a point, where its name may go
 
 
@@ -57,9 +60,10 @@ def volcano_figure(
         A required column is missing.
     """
     require_columns(effects, ["gene", "shift", "q_value"], "the volcano figure")
-    table = effects[(effects["shift"].notna() & effects["q_value"].notna()).to_numpy()]
-    table = table.assign(size=table["shift"].abs())
+    table = effects.assign(label=_labels(effects), size=effects["shift"].abs())
+    table = table[(table["shift"].notna() & table["q_value"].notna()).to_numpy()]
     table = table.sort_values(["q_value", "size"], ascending=[True, False], kind="stable")
+    names = table["label"].to_numpy()
     shift = table["shift"].to_numpy(dtype=np.float64)
     height = -np.log10(np.maximum(table["q_value"].to_numpy(dtype=np.float64), np.finfo(float).tiny))
     with figure_style():
@@ -77,9 +81,7 @@ def volcano_figure(
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(_shift_label(table))
         axes.set_ylabel("significance, −log₁₀ q")
-        _name(
-            axes, label_genes(table, "gene").to_numpy()[:n_labels], shift[:n_labels], height[:n_labels], size
-        )
+        _name(axes, names[:n_labels], shift, height, size)
     return figure
 
 
@@ -104,8 +106,8 @@ def effect_heatmap_figure(effects: pd.DataFrame, *, n_genes: int = 25, cell: flo
     from matplotlib.colors import LinearSegmentedColormap
 
     require_columns(effects, ["gene", "group", "shift"], "the heat map of effects")
-    table = effects.assign(label=label_genes(effects, "gene"))
-    if table.duplicated(["label", "group"]).any():
+    table = effects.assign(label=_labels(effects))
+    if table.duplicated(["gene", "group"]).any():
         raise ValueError("a gene has several rows in a group: choose one kind, readout and state")
     shift = table.pivot(index="label", columns="group", values="shift").astype(float)
     shift = shift.loc[shift.abs().max(axis=1).sort_values(ascending=False, kind="stable").index[:n_genes]]
@@ -117,7 +119,9 @@ def effect_heatmap_figure(effects: pd.DataFrame, *, n_genes: int = 25, cell: flo
     signed = bool(np.nanmin(values, initial=0.0) < 0)
     colours = [NEGATIVE, PAPER, POSITIVE] if signed else [PAPER, POSITIVE]
     groups = [shorten(str(name), 18) for name in shift.columns]
-    left, above, row = 1.15, 0.2 + 0.065 * max(map(len, groups), default=0), 0.22
+    names = _shortened(shift.index.to_numpy())
+    left = max(1.15, 0.1 + 0.084 * max(map(len, names), default=0))
+    above, row = 0.2 + 0.065 * max(map(len, groups), default=0), 0.22
     inner = np.array([cell * max(len(groups), 1), row * max(len(shift), 1)])
     size = inner + np.array([left + 1.0, above + 0.1])
     with figure_style():
@@ -133,8 +137,7 @@ def effect_heatmap_figure(effects: pd.DataFrame, *, n_genes: int = 25, cell: flo
         for i, j in np.argwhere(np.isnan(values)):
             axes.text(j + 0.5, i + 0.5, "–", color=MUTED, ha="center", va="center")
         axes.set_ylim(max(len(shift), 1), 0)
-        names = [shorten(str(name), 12) for name in shift.index]
-        axes.set_yticks(np.arange(len(names)) + 0.5, labels=names, fontsize=8.5)
+        axes.set_yticks(np.arange(len(shift)) + 0.5, labels=names, fontsize=8.5)
         axes.set_xticks(np.arange(len(groups)) + 0.5, labels=groups, fontsize=8.5, rotation=60, ha="left")
         axes.xaxis.tick_top()
         axes.tick_params(length=0, pad=2)
@@ -181,8 +184,8 @@ def state_plane_figure(
     if lacking:
         found = ", ".join(map(repr, dict.fromkeys(effects["state"].astype(str))))
         raise ValueError(f"no row has the state {' or '.join(lacking)}; the table has: {found or 'none'}")
-    table = effects.assign(label=label_genes(effects, "gene"))
-    if table.duplicated(["label", "state"]).any():
+    table = effects.assign(label=_labels(effects))
+    if table.duplicated(["gene", "state"]).any():
         raise ValueError("a gene has several rows for a state: choose one kind and group")
     wide = table.pivot(index="label", columns="state", values="shift").astype(float)
     away, towards = -wide[start], wide[goal]
@@ -226,8 +229,7 @@ def _name(axes: Axes, names: np.ndarray, x: np.ndarray, y: np.ndarray, size: tup
     area = np.array(size) - _MARGINS
     points = (np.column_stack([x, y]) - low) / span * area
     centres, halves = points.copy(), np.full((len(points), 2), 0.05)  # what is in the way, in inches
-    for name, point in zip(names, points, strict=False):
-        text = shorten(str(name), 14)
+    for text, point in zip(_shortened(names), points, strict=False):
         half = np.array([0.036 * len(text) + 0.02, 0.065])
         for side in _SIDES:
             centre = point + side * (half + 0.06)
@@ -236,6 +238,18 @@ def _name(axes: Axes, names: np.ndarray, x: np.ndarray, y: np.ndarray, size: tup
                 axes.annotate(text, tuple(low + centre / area * span), ha="center", va="center", fontsize=8)
                 centres, halves = np.vstack([centres, centre]), np.vstack([halves, half])
                 break
+
+
+def _labels(effects: pd.DataFrame) -> pd.Series:
+    """Return the name of each row's gene: its symbol, the identifier where several genes share the symbol."""
+    labels, genes = label_genes(effects, "gene"), effects["gene"].astype(str)
+    return labels.where(genes.groupby(labels).transform("nunique") == 1, genes)
+
+
+def _shortened(names: np.ndarray) -> list[str]:
+    """Return names short enough for a figure; whole those with an Ensembl ID or, cut, like another name."""
+    cut = [name if _ENSEMBL.search(name) else shorten(name, _LONGEST) for name in names]
+    return np.where(pd.Series(cut, dtype=object).duplicated(keep=False), names, cut).tolist()
 
 
 def _shift_label(table: pd.DataFrame) -> str:

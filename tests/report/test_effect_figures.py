@@ -103,6 +103,33 @@ def test_the_plane_turns_the_start_round() -> None:
     assert axes.get_ylabel().startswith("towards well")
 
 
+def test_genes_are_named_by_symbols_and_never_ambiguously() -> None:
+    ids = [f"ENSG0000012345{i}" for i in range(5)]
+    table = pd.DataFrame(
+        {"gene": [*ids, f"{ids[0]}+{ids[1]}", f"{ids[0]}+{ids[2]}", "+".join(ids)],
+         "gene_symbol": ["A", "SAME", "SAME", "", None, None, None, "A-LONG-NAME+B-LONG-NAME"],
+         "group": "T", "shift": np.arange(8, 0, -1) / 10, "q_value": np.arange(1, 9) / 10}
+    )  # fmt: skip
+    names = ["A", *ids[1:], f"{ids[0]}+{ids[1]}", f"{ids[0]}+{ids[2]}", "A-LONG-NAME+B-…"]
+    heat = effect_heatmap_figure(table).axes[0]
+    assert [label.get_text() for label in heat.get_yticklabels()] == names
+    heat.figure.canvas.draw()
+    assert min(label.get_window_extent().x0 for label in heat.get_yticklabels()) >= 0
+    alone = effect_heatmap_figure(table.iloc[[5]]).axes[0]
+    assert [label.get_text() for label in alone.get_yticklabels()] == [names[5]]
+    alike = table.iloc[:2].assign(gene_symbol=["CATENIN1+CATENIN3", "CATENIN1+CATENIN5"])
+    alike = effect_heatmap_figure(alike).axes[0]
+    assert [label.get_text() for label in alike.get_yticklabels()] == [
+        "CATENIN1+CATENIN3",
+        "CATENIN1+CATENIN5",
+    ]
+    volcano = volcano_figure(table, size=(9, 7)).axes[0]
+    assert {"A", *ids[1:]} <= texts(volcano) <= {*names, "q = 0.05"}
+    both = pd.concat([table.assign(state="ill"), table.assign(state="well")])
+    plane = state_plane_figure(both, "ill", "well", size=(9, 7)).axes[0]
+    assert {"A", ids[1]} <= texts(plane) <= set(names)
+
+
 def test_what_cannot_be_drawn_is_said(effects) -> None:
     with pytest.raises(ValueError, match="volcano figure needs the columns q_value"):
         volcano_figure(effects.drop(columns="q_value"))
