@@ -124,7 +124,8 @@ def test_the_tables_are_those_of_a_screen_in_memory(source, tiny_encoder, cells_
     shifts = pd.read_parquet(tmp_path / "out" / "gene_shifts.parquet")
     np.testing.assert_allclose(shifts["shift"], result.gene_shifts["shift"], atol=1e-6)
     effects = tables["effects"]
-    np.testing.assert_allclose(effects["excess"], effects["shift"] - effects["null_mean"])
+    np.testing.assert_allclose(effects["excess"], effects["shift_compared"] - effects["null_mean"])
+    assert effects.columns[-1] == "gene_symbol"
 
 
 @pytest.mark.parametrize("one_folder", [True, False])
