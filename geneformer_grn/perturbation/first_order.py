@@ -23,13 +23,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from geneformer_grn.cells.batches import pack, plan_by_budget
 from geneformer_grn.cells.ranking import RankedCells, model_input
 from geneformer_grn.model.encoder import Encoder
+from geneformer_grn.perturbation.derivatives import CellRun, projections, towards_state
 from geneformer_grn.perturbation.edits import InputLayout
-from geneformer_grn.perturbation.gated import embed, gated_states
 from geneformer_grn.perturbation.readouts import aligned_cosines, state_cosines
 from geneformer_grn.perturbation.requests import PerturbSettings
 
@@ -176,11 +175,11 @@ class _Cell:
         """Return the estimates of one model input ``(L,)``."""
         genes = self.layout.genes(len(ids))
         read = np.zeros(1, dtype=np.int64) if self._is_cls else genes
-        run = _Run(self._encoder, ids, self._settings.encoder_layer)
+        run = CellRun(self._encoder, ids, self._settings.encoder_layer)
         rows = torch.from_numpy(read).to(run.states.device)
-        drawn = _projections(run.states[rows], self._effort.projections, rng)
+        drawn = projections(run.states[rows], self._effort.projections, rng)
         by_shift = np.array([run.changes(direction, rows) for direction in drawn])
-        gradients = (_towards(run.states[rows], state) for state in self._states)
+        gradients = (towards_state(run.states[rows], state) for state in self._states)
         by_state = np.array([run.changes(gradient, rows) for gradient in gradients])
         # Two for each backward pass, over the genes: their gates shut, and the tokens behind them moved up.
         shut, moved = by_shift.reshape(-1, 2, len(ids)).transpose(1, 0, 2)[..., genes]
@@ -238,61 +237,6 @@ class _Cuts:
     places: np.ndarray
     shifts: np.ndarray
     pooled: np.ndarray
-
-
-class _Run:
-    """One cell run through the encoder, to be differentiated."""
-
-    def __init__(self, encoder: Encoder, ids: np.ndarray, encoder_layer: int) -> None:
-        tokens = torch.from_numpy(ids).to(encoder.device)
-        positions = torch.arange(len(ids), device=encoder.device)
-        with torch.no_grad():
-            embedded = embed(encoder.model, tokens, positions)
-            self._up = embed(encoder.model, tokens, (positions - 1).clamp(min=0)) - embedded
-        self._embedded = embedded.requires_grad_()
-        self._gates = torch.ones(len(ids), device=encoder.device, requires_grad=True)
-        with torch.enable_grad():
-            n_layers = encoder.require_layer(encoder_layer)
-            self._output = gated_states(encoder.model, self._embedded, self._gates, n_layers=n_layers)
-        self.states = self._output.detach()
-
-    def changes(self, direction: Tensor, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Return to first order how the states of `rows` change along `direction`, for each token ``(L,)``.
-
-        First when its gate is shut, second when all tokens behind it move up by one.
-        """
-        whole = torch.zeros_like(self.states)
-        whole[rows] = direction
-        inputs = (self._embedded, self._gates)
-        by_input, by_gate = torch.autograd.grad(
-            self._output, inputs, whole, retain_graph=True, materialize_grads=True
-        )
-        moved = (by_input * self._up).sum(dim=1).double()
-        behind = moved.flip(0).cumsum(0).flip(0) - moved
-        return -by_gate.double().cpu().numpy(), behind.cpu().numpy()
-
-
-def _projections(states: Tensor, n: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    """Yield ``(k, d)`` Gaussian directions.
-
-    Their squared product with a small change of `states` is one minus the mean cosine, on average.
-    """
-    length = states.norm(dim=1, keepdim=True)
-    unit = states / length
-    for _ in range(n):
-        drawn = torch.from_numpy(rng.standard_normal(tuple(states.shape), dtype=np.float32)).to(states.device)
-        tangential = drawn - (drawn * unit).sum(dim=1, keepdim=True) * unit
-        yield tangential / length / (2.0 * len(states)) ** 0.5
-
-
-def _towards(states: Tensor, state: np.ndarray) -> Tensor:
-    """Return the ``(k, d)`` gradient by `states` of the cosine of their mean with a mean state."""
-    mean = states.mean(dim=0)
-    goal = torch.from_numpy(state).to(mean)
-    unit, length = mean / mean.norm(), mean.norm()
-    along = functional.normalize(goal, dim=0)
-    gradient = (along - (along * unit).sum() * unit) / length / len(states)
-    return gradient.expand(len(states), -1)
 
 
 def _pooled(states: Tensor, rows: np.ndarray) -> np.ndarray:
