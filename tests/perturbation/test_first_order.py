@@ -136,15 +136,15 @@ def test_estimates_agree_with_exact_passes(tiny_encoder, ranked, goal, kind, poo
 def test_all_cuts_make_the_move_exact(tiny_encoder, ranked, goal, monkeypatch):
     """With a cut at every gene and no gates, what is left of deletion is the move of positions, exactly."""
     from geneformer_grn.cells.batches import pack
-    from geneformer_grn.perturbation import first_order
+    from geneformer_grn.perturbation.derivatives import CellRun
 
-    plain = first_order._Run.changes
+    plain = CellRun.changes
 
     def without_gates(self, direction, rows):
         shut, moved = plain(self, direction, rows)
         return np.zeros_like(shut), moved
 
-    monkeypatch.setattr(first_order._Run, "changes", without_gates)
+    monkeypatch.setattr(CellRun, "changes", without_gates)
     settings = PerturbSettings(encoder_layer=0, pooling="mean")
     (cell,) = estimate_cells(
         tiny_encoder, ranked, np.array([1]), "delete", settings, effort=Effort(projections=1, cuts=25)
