@@ -81,7 +81,8 @@ def with_contrasts(plain, readout):
             np.array(names, dtype=object), reader_of(plain.cells.assign(request=number)), readout,
         )
     )  # fmt: skip
-    effects = [part.astype(plain.effects.dtypes) for _, part in found]
+    columns = plain.effects.columns
+    effects = [part.reindex(columns=columns).astype(plain.effects.dtypes) for _, part in found]
     return replace(
         plain,
         cells=pd.concat([plain.cells, *(cells for cells, _ in found)], ignore_index=True),
