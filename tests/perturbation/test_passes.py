@@ -154,6 +154,7 @@ def test_a_layer_that_the_model_lacks_is_refused(tiny_encoder, ids, kind, encode
     ranked = RankedCells(
         tokens=ids[1:-1].astype(np.uint16), offsets=np.array([0, len(ids) - 2]), n_counts=np.ones(1)
     )
-    requests = [Request(genes=(int(ids[4]),), kind=kind, cells=np.zeros(1, dtype=np.int64))]
+    first = np.zeros(1, dtype=np.int64)
+    requests = [Request(genes=(int(gene),), kind=kind, cells=first) for gene in ids[1:9]]  # enough to share
     with pytest.raises(ValueError, match=f"encoder layer {encoder_layer} does not exist"):
         perturb_cells(tiny_encoder, ranked, requests, PerturbSettings(encoder_layer=encoder_layer))
