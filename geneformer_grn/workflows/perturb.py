@@ -90,7 +90,9 @@ def perturb_file(
         barrier()
         with work.kept_if_used(alone=alone):
             if source.precision == "bf16":
-                _require_fine(work.noise(job, encoder))
+                from geneformer_grn.perturbation.noise import require_fine
+
+                require_fine(work.noise(job, encoder))
             work.run_share(job, (index, count), encoder)
         if share is not None or index > 0:
             n_parts = len(job.parts)
@@ -188,7 +190,9 @@ def perturb_counts(encoder: Encoder, counts: CellCounts, options: PerturbOptions
     with tempfile.TemporaryDirectory(prefix="geneformer-grn-") as name:
         work = PerturbWork.open(Path(name) / "work", job.facts(), {})
         if encoder.precision == "bf16":
-            _require_fine(work.noise(job, encoder))
+            from geneformer_grn.perturbation.noise import require_fine
+
+            require_fine(work.noise(job, encoder))
         work.run_share(job, (0, 1), encoder)
         tables = Path(name) / "tables"
         tables.mkdir()
@@ -249,21 +253,6 @@ def _require_possible(encoder: Encoder, options: PerturbOptions) -> None:
             f"the noise of bf16 is measured for the readouts cell and state, not for {', '.join(others)}; "
             "run with precision fp32"
         )
-
-
-def _require_fine(noise: dict[str, float]) -> None:
-    """Say how coarse bf16 is here, and refuse it where that is too much."""
-    from geneformer_grn.perturbation.noise import MOST_NOISE
-
-    share = noise["bf16_noise_share"]
-    told = (
-        f"bf16 changes shifts by {noise['bf16_noise']:.1e} in the median, "
-        f"{'more than all' if share is None else format(share, '.1%')} of the median effect of "
-        f"{noise['median_effect']:.1e} ({noise['n_noise_pairs']} passes of these cells compared)"
-    )
-    if share is None or share > MOST_NOISE:
-        raise ValueError(f"{told}; at most {MOST_NOISE:.0%} is accepted: run with precision fp32")
-    logger.info("%s", told)
 
 
 def _work_folder(folder: Path) -> Path:

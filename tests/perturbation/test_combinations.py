@@ -37,6 +37,9 @@ class ToyEncoder:
     n_layers: int = 1  # the layer before it is the input: no passes to share
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    def require_layer(self, encoder_layer):
+        return self.n_layers + encoder_layer
+
     def hidden_states(self, batch, *, encoder_layer):
         cuts = batch.cu_seqlens.tolist()
         states = torch.ones((cuts[-1], 2))
