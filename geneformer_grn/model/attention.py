@@ -24,7 +24,6 @@ from geneformer_grn.model.layout import AttentionLayout, attend_buckets, attend_
 PACKED_ATTENTION = (
     "geneformer_grn_packed"  # no "flash" in the name: transformers would look for a kernel on the hub
 )
-_equal_length_runs = equal_length_runs
 
 
 class AttentionCapture(Protocol):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertForMaskedLM
 
-from geneformer_grn.model.attention import _equal_length_runs, attend_layout
+from geneformer_grn.model.attention import attend_layout
+from geneformer_grn.model.attention_cpu import equal_length_runs
 from geneformer_grn.model.layout import AttentionLayout
 
 _SCORES = (
@@ -116,7 +117,7 @@ class InferenceLayers:
         """
         runs = None
         if states.device.type == "cpu":
-            runs = list(_equal_length_runs(cu_seqlens, len(states)))
+            runs = list(equal_length_runs(cu_seqlens, len(states)))
         for number in layers:
             layer = self.layers[number]
             query, key, value = layer.heads(states, self.n_heads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,7 +143,21 @@ def finish(job: PerturbJob, works: Sequence[PerturbWork], out: Path) -> dict[str
     made = sorted(staging.iterdir())
     for path in made:
         path.replace(out / path.name)
-    for pattern in TABLES:
-        for stale in set(out.glob(pattern)) - {out / path.name for path in made}:
-            stale.unlink()  # of another run: beside these parameters it would pass for one of this
+    remove_stale_tables(out, {path.name for path in made})
     return facts
+
+
+def remove_stale_tables(out: Path, made: Collection[str]) -> None:
+    """Remove from `out` the tables of an earlier run: beside these parameters they would pass for this one's.
+
+    Parameters
+    ----------
+    out
+        The folder; only files that `perturb` or `screen` would write are removed.
+    made
+        Names of the files that the run wrote.
+    """
+    for pattern in TABLES:
+        for path in out.glob(pattern):
+            if path.name not in made:
+                path.unlink()

@@ -20,7 +20,7 @@ from geneformer_grn._runtime import library_versions, package_version, plain_jso
 from geneformer_grn.cells.counts import CellCounts, read_counts
 from geneformer_grn.workflows.perturb_job import PerturbJob, make_job
 from geneformer_grn.workflows.perturb_parts import PerturbSource, PerturbWork, unfinished, weights_digest
-from geneformer_grn.workflows.perturb_results import TABLES, read_tables, record
+from geneformer_grn.workflows.perturb_results import read_tables, record, remove_stale_tables
 from geneformer_grn.workflows.perturb_tables import write_tables
 from geneformer_grn.workflows.screen_options import ScreenOptions, ScreenTables
 from geneformer_grn.workflows.screen_plan import Groups, ScreenCost, chosen, estimated, screen_cost
@@ -79,10 +79,7 @@ def screen_file(source: PerturbSource, out: Path, options: ScreenOptions) -> dic
             {"verb": "screen", "file": source.file, **found.record, "versions": library_versions()},
         )
         made = {path.name for path in folder.iterdir()}
-    for pattern in TABLES:
-        for path in out.glob(pattern):
-            if path.name not in made:
-                path.unlink()  # of another run: beside these parameters it would pass for one of this
+    remove_stale_tables(out, made)
     shutil.rmtree(work.folder)
     return {"model": encoder.name, **found.facts}
 
