@@ -1,0 +1,1 @@
+"""Why a fine-tuned model said so: gradients over tokens, occlusion, and whether either is faithful."""
