@@ -6,13 +6,14 @@ nearest known key is named. The resolved config, defaults included, is written b
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from geneformer_grn.training import toml_config
+from geneformer_grn.training.toml_config import read_toml_config
 
 
 class _Section(BaseModel):
@@ -248,19 +249,8 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> PretrainConf
     ValueError
         The file is no TOML, a key is unknown (the nearest known one is named), or a value does not fit.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no config file {path}")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is not a TOML file: {error}") from error
-    for override in overrides:
-        _lay_over(content, override)
-    try:
-        return PretrainConfig.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(f"{path.name}: " + "; ".join(_complaints(error))) from error
+    rivals = {"run.epochs": "max_steps", "run.max_steps": "epochs"}
+    return read_toml_config(path, PretrainConfig, overrides, rivals=rivals)
 
 
 def flat_config(config: PretrainConfig) -> dict[str, Any]:
@@ -274,50 +264,4 @@ def flat_config(config: PretrainConfig) -> dict[str, Any]:
 
 def known_keys() -> list[str]:
     """Return every ``section.key`` that a config may hold."""
-    sections: dict[str, type[BaseModel]] = {
-        "model": ModelSection,
-        "data": DataSection,
-        "optim": OptimSection,
-        "run": RunSection,
-    }
-    return [f"{name}.{key}" for name, section in sections.items() for key in section.model_fields]
-
-
-def _lay_over(content: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not (equals and dot and name):
-        raise ValueError(f"--set {override!r} is not section.key=value, such as optim.lr=2e-4")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    keys = content.setdefault(section, {})
-    if not isinstance(keys, dict):
-        raise ValueError(f"--set {override!r}: {section} is not a section of the config")
-    keys[name] = None if value == "none" else value
-    rival = {"run.epochs": "max_steps", "run.max_steps": "epochs"}.get(f"{section}.{name}")
-    if rival is not None:
-        keys.pop(rival, None)
-
-
-def _complaints(error: ValidationError) -> list[str]:
-    known = known_keys()
-    complaints = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            section, dot, name = key.partition(".")
-            names = {known_key.partition(".")[2]: known_key for known_key in known}  # all names differ
-            sections = list(PretrainConfig.model_fields)
-            near = [names[match] for match in difflib.get_close_matches(name, names, n=1)]
-            near = near if dot else difflib.get_close_matches(section, sections, n=1)
-            own = [known_key for known_key in known if known_key.startswith(f"{section}.")]
-            near = near or difflib.get_close_matches(key, own, n=1, cutoff=0.8)  # lrate for lr
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(own or sections)}"
-            complaints.append(f"unknown key {key!r}{hint}")
-        elif problem["type"] == "missing":
-            complaints.append(f"{key!r} is missing")
-        else:
-            complaints.append(f"{key!r}: {problem['msg']} (found {problem['input']!r})")
-    return complaints
+    return toml_config.known_keys(PretrainConfig)

@@ -106,8 +106,9 @@ def make_splits(
             folds = "" if rule.scheme == "holdout" else f"fold {fold + 1} of {len(shares)}"
             repeats = "" if rule.repeats == 1 else f"repeat {repeat + 1} of {rule.repeats}"
             places = part if rule.scheme == "holdout" else _rotated(part, fold, len(shares))
-            found = (units[places == number] for number in range(3))
-            split = Split(*found, rule=sentence, name=", ".join(filter(None, (folds, repeats))))
+            train, validation, test = (units[places == number] for number in range(3))
+            name = ", ".join(filter(None, (folds, repeats)))
+            split = Split(train, validation, test, rule=sentence, name=name)
             require_no_leak(split, groups=groups, groups_are=rule.groups_are)
             splits.append(split)
     return splits
@@ -127,7 +128,7 @@ def given_split(parts: Sequence[str], *, name: str = "the split column") -> Spli
         if not len(units):
             seen = ", ".join(sorted(set(column.tolist()))[:5])
             raise ValueError(f"{name} names no unit for {part!r}; it holds: {seen}")
-    return Split(*found, rule=f"as {name} says")
+    return Split(found[0], found[1], found[2], rule=f"as {name} says")
 
 
 def few_shot(split: Split, values: np.ndarray, *, per_class: int, seed: int) -> Split:
@@ -154,7 +155,8 @@ def few_shot(split: Split, values: np.ndarray, *, per_class: int, seed: int) -> 
         kept = [order[values[order] == label][:per_class] for label in np.unique(values[units])]
         chosen.append(np.sort(np.concatenate(kept)))
     return Split(
-        *chosen,
+        chosen[0],
+        chosen[1],
         split.test,
         name=", ".join(filter(None, (split.name, f"{per_class} labels a class", f"draw {seed}"))),
         rule=f"{split.rule}; at most {per_class} labels a class to learn from and as many to choose by",
