@@ -210,7 +210,8 @@ def taught(data: LabelData, task: Task, split: Split) -> Taught:
 def validation_score(task: Task, units: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
     """Return how good scores of labelled units are, larger is better, ties told by the second number.
 
-    Two classes: AUROC; more, or ordinal: macro-F1; ties by the log loss. Regression: minus the squared error.
+    Two classes: AUROC; more: macro-F1; grades: quadratic kappa; ties by the log loss. Values: minus the
+    squared error.
     """
     from geneformer_grn.evaluation.label_measures import classification_measures
 
@@ -218,8 +219,15 @@ def validation_score(task: Task, units: np.ndarray, scores: np.ndarray) -> tuple
     if task.kind == "regression":
         return -float(np.mean((truth - scores) ** 2)), 0.0
     known = np.maximum(scores[np.arange(len(truth)), truth], 1e-6)
-    name = "auroc" if len(task.classes) == 2 else "macro_f1"
-    value = float(classification_measures(truth, scores, only=(name,))[name][0])
+    name = (
+        "auroc"
+        if len(task.classes) == 2
+        else "macro_f1"
+        if task.kind == "classification"
+        else "quadratic_kappa"
+    )
+    measures = classification_measures(truth, scores, ordinal=task.kind == "ordinal", only=(name,))
+    value = float(measures[name][0])
     return (value if np.isfinite(value) else 0.0), float(np.mean(np.log(known)))
 
 

@@ -52,8 +52,8 @@ def classification_measures(
         ``macro_f1``, ``auroc`` and ``auprc`` are means over the classes that have weight in the truth, the
         last two of one class against the rest and NaN where no class has a rest. ``brier``: squared distance
         of the probabilities from the truth, 0 to 2. ``ece``: expected calibration error of the predicted
-        class in 10 bins of equal width (Guo et al. 2017). Ordinal: ``quadratic_kappa`` (Cohen 1968) and ``mae`` in steps
-        between classes.
+        class in 10 bins of equal width (Guo et al. 2017). Ordinal: ``quadratic_kappa`` (Cohen 1968) and
+        ``mae`` in steps between classes.
     """
     weights = np.ones((1, len(truth))) if weights is None else weights
     wanted = set((*CLASS_MEASURES, *(ORDINAL_MEASURES if ordinal else ())) if only is None else only)
