@@ -14,6 +14,7 @@ over knock-outs and seconds, or why it refused. ``ratios`` is empty: methods are
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 from measuring import device, versions
 
-from geneformer_grn._runtime import write_json
+from geneformer_grn._runtime import plain_json, write_json
 from geneformer_grn.evaluation.propagation import compare, counted_genes, measures
 from geneformer_grn.evaluation.propagation_baselines import linear_on_components, mean_of_others, no_change
 from geneformer_grn.network.inference import ridge_edges
@@ -225,12 +226,65 @@ def one_depth(
     return values, seconds, refused
 
 
-def pooled(parts: list[dict[str, dict[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
+def pooled(parts: list[dict[str, Any]]) -> dict[str, dict[str, np.ndarray]]:
     """Return values of several simulations as one, of the methods that answered in all of them."""
-    names = [name for name in parts[0] if all(name in part for part in parts)]
+    names = [name for name in parts[0]["values"] if all(name in part["values"] for part in parts)]
     return {
-        name: {key: np.concatenate([part[name][key] for part in parts]) for key in parts[0][name]}
+        name: {key: np.concatenate([part["values"][name][key] for part in parts]) for key in measured}
         for name in names
+        for measured in [parts[0]["values"][name]]
+    }
+
+
+def simulated(asked: argparse.Namespace, n_genes: int, seed: int) -> list[dict[str, Any]]:
+    """Return what every method does in one simulation, a part a depth; finished ones are read again."""
+    kept = None if asked.parts is None else asked.parts / f"{n_genes}_genes_seed_{seed}.json"
+    conditions = {"cells": asked.cells, "umi": asked.umi, "top": asked.top}
+    if kept is not None and kept.is_file():
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        if found["conditions"] != conditions:
+            raise SystemExit(f"{kept} was measured under {found['conditions']}, asked are {conditions}")
+        parts = found["parts"]
+    else:
+        topology = TopologySettings(n_genes=n_genes)
+        settings = SimulationSettings(
+            topology=topology, n_cells=asked.cells, n_knockouts=topology.regulators, perturbed_cells=1,
+            names="synthetic",
+        )  # fmt: skip
+        simulation = simulate(settings, seed=seed)
+        parts = []
+        for depth, counts in recount(simulation, [None, *asked.umi]).items():
+            cells = cells_of(simulation, counts, clean=depth == "clean")
+            values, seconds, refused = one_depth(simulation, cells, asked.top)
+            about = {"genes": n_genes, "depth": depth, "seed": seed}
+            parts.append({**about, "values": values, "seconds": seconds, "refused": refused})
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, {"conditions": conditions, "parts": plain_json(parts)})
+    for part in parts:
+        part["values"] = {
+            name: {key: np.array(array, dtype=np.float64) for key, array in of_method.items()}
+            for name, of_method in part["values"].items()
+        }
+    return parts
+
+
+def rows_of(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for every method of a part: means over knock-outs and seconds, or why it refused."""
+    about = {key: part[key] for key in ("genes", "depth", "seed")}
+    rows = []
+    for name, of_method in part["values"].items():
+        means = {key: float(np.nanmean(array)) for key, array in of_method.items()}
+        rows.append({**about, "method": name, **means, "seconds": part["seconds"].get(name)})
+    return rows + [{**about, "method": name, "refused": why} for name, why in part["refused"].items()]
+
+
+def goal_of(n_genes: int, card: dict[str, Any]) -> dict[str, Any]:
+    """Return the method held against the goals: its r, and by how much it beats the control, paired."""
+    return {
+        "goal": GOALS[n_genes],
+        "r": card["methods"][OURS]["r"],
+        "more_than_covariance": card["against_control"][OURS]["r"],
     }
 
 
@@ -244,46 +298,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--umi", type=float, nargs="+", default=[5_000, 1_000])
     parser.add_argument("--top", type=int, default=20)
+    parser.add_argument("--parts", type=Path, help="folder that keeps each simulation, to go on after a stop")
     asked = parser.parse_args()
     if asked.quick:
         asked.genes, asked.cells, asked.seeds, asked.umi = asked.genes[:1], min(asked.cells, 600), 1, [5_000]
     result: dict[str, Any] = {
         "device": device(), "versions": versions("scipy", "scikit-learn"),
-        "conditions": {key: value for key, value in vars(asked).items() if key != "out"} | {"goals": GOALS},
+        "conditions": {key: value for key, value in vars(asked).items() if key not in {"out", "parts"}}
+        | {"goals": GOALS},
         "summary": {}, "goals": {}, "ratios": {}, "rows": [],
     }  # fmt: skip
     for n_genes in asked.genes:
-        values: dict[str, list[dict[str, dict[str, np.ndarray]]]] = {}
+        parts: dict[str, list[dict[str, Any]]] = {}
         for seed in range(asked.seeds):
-            topology = TopologySettings(n_genes=n_genes)
-            settings = SimulationSettings(
-                topology=topology, n_cells=asked.cells, n_knockouts=topology.regulators, perturbed_cells=1,
-                names="synthetic",
-            )  # fmt: skip
-            simulation = simulate(settings, seed=seed)
-            for depth, counts in recount(simulation, [None, *asked.umi]).items():
-                cells = cells_of(simulation, counts, clean=depth == "clean")
-                found, seconds, refused = one_depth(simulation, cells, asked.top)
-                values.setdefault(depth, []).append(found)
-                for name, of_method in found.items():
-                    means = {key: float(np.nanmean(array)) for key, array in of_method.items()}
-                    row = {"genes": n_genes, "depth": depth, "seed": seed, "method": name, **means}
-                    result["rows"].append({**row, "seconds": seconds.get(name)})
-                for name, why in refused.items():
-                    row = {"genes": n_genes, "depth": depth, "seed": seed, "method": name, "refused": why}
-                    result["rows"].append(row)
-            of_all = {depth: compare(pooled(parts), control=CONTROL) for depth, parts in values.items()}
-            result["summary"][str(n_genes)] = of_all
-            if n_genes in GOALS:
-                result["goals"][str(n_genes)] = {
-                    depth: {
-                        "goal": GOALS[n_genes],
-                        "r": card["methods"][OURS]["r"],
-                        "more_than_covariance": card["against_control"][OURS]["r"],
-                    }
-                    for depth, card in of_all.items()
-                }
-            write_json(asked.out, result)
+            for part in simulated(asked, n_genes, seed):
+                parts.setdefault(part["depth"], []).append(part)
+                result["rows"] += rows_of(part)
+        cards = {depth: compare(pooled(of_depth), control=CONTROL) for depth, of_depth in parts.items()}
+        result["summary"][str(n_genes)] = cards
+        if n_genes in GOALS:
+            result["goals"][str(n_genes)] = {depth: goal_of(n_genes, card) for depth, card in cards.items()}
+    write_json(asked.out, result)
 
 
 if __name__ == "__main__":

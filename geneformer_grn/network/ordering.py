@@ -20,7 +20,7 @@ from geneformer_grn.network.pairing import pair_up
 from geneformer_grn.network.scored import ScoredPairs
 
 _STRENGTHS = np.geomspace(1.0, 1e-3, 30)
-_SWEEPS, _SETTLED = 200, 1e-8
+_SWEEPS, _SETTLED = 1_000, 1e-8
 _DOMINANT = 0.05
 _FIRST_RIDGE = 0.01  # of the fit that weighs the penalties, in units of the correlation matrix
 
@@ -263,20 +263,6 @@ def weighted_lasso(
     -------
     ``(R, T)`` weights.
     """
-    weights = start.copy()
-    slope = cross - gram @ weights
-    rows = np.flatnonzero(np.isfinite(thresholds).any(axis=1))
-    for _ in range(_SWEEPS):
-        moved = 0.0
-        for row in rows:
-            free = slope[row] + weights[row]
-            new = np.sign(free) * np.maximum(np.abs(free) - thresholds[row], 0.0) + 0.0
-            change = new - weights[row]
-            columns = np.flatnonzero(change)
-            if len(columns):
-                slope[:, columns] -= gram[:, [row]] * change[columns]
-                weights[row] = new
-                moved = max(moved, float(np.abs(change[columns]).max()))
-        if moved < _SETTLED:
-            break
-    return weights
+    from geneformer_grn.network.ordering_kernels import descend_weighted
+
+    return descend_weighted(gram, cross, thresholds, start, max_sweeps=_SWEEPS, tolerance=_SETTLED)

@@ -105,7 +105,7 @@ def ordered_response(
     *,
     regulators: Sequence[str],
     labels: np.ndarray | None = None,
-    n_halves: int = 10,
+    n_halves: int = 30,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Predict effects along networks that lead downwards only, averaged over random halves of the cells.
