@@ -7,12 +7,48 @@ from typing import Annotated
 
 import typer
 
-from geneformer_grn.cli import options, verb
+from geneformer_grn.cli import network_export, options, verb
+
+Methods = Annotated[
+    str,
+    typer.Option(
+        "--methods",
+        help="Comma-separated. From the model: attention, attention_rank_corrected, attention_rollout, "
+        "attention_heads (each head), embedding, contextual, influence, gene_shifts. From the counts: "
+        "correlation, spearman, partial_correlation, ridge, ... Also combined (of those named; alone: of a "
+        "choice), and all that take so many genes.",
+    ),
+]
+Truth = Annotated[
+    Path | None,
+    typer.Option("--truth", metavar="TRUTH.tsv", help="Known edges: scores every method beside correlation."),
+]
+Circular = Annotated[
+    str, typer.Option("--circular", metavar="WHY", help="Label a truth that expression helped to make.")
+]
+Compare = Annotated[
+    str | None, typer.Option("--compare", metavar="A,B", help="Two groups: which edges change between them.")
+]
+Within = Annotated[
+    str | None,
+    typer.Option("--within", metavar="COLUMN", help="Score within each state of this column, and average."),
+]
+Heads = Annotated[
+    str, typer.Option("--attention-heads", metavar="0:3,2:1", help="Heads to average, layer:head; or all.")
+]
+Direction = Annotated[
+    str, typer.Option("--attention-direction", help="target_reads, regulator_reads or both.")
+]
+Correction = Annotated[
+    str,
+    typer.Option("--attention-correction", help="none, average_product, rank_position or row_rank."),
+]
 
 
 def add(app: typer.Typer) -> None:
-    """Register the verb."""
+    """Register the verb, and the one that converts its tables."""
     app.command("network", help="Score regulator → target edges, per cell group and method.")(network)
+    network_export.add(app)
 
 
 def network(
@@ -20,23 +56,27 @@ def network(
     *,
     out: Annotated[Path, typer.Option("--out", metavar="EDGES.tsv", help="Table to write (.tsv, .tsv.gz).")],
     model: options.Model = "mini",
-    methods: Annotated[
-        str,
-        typer.Option(
-            "--methods",
-            help="Comma-separated: attention; from the counts correlation, spearman, partial_correlation, "
-            "graphical_lasso (at most 500 genes), ridge, lasso, elastic_net; or all that take so many genes.",
-        ),
-    ] = "attention,correlation",
+    methods: Methods = "attention,correlation",
     regulators: Annotated[
         str, typer.Option("--regulators", metavar="FILE|auto", help="Genes, one a line; auto: known ones.")
     ] = "auto",
     groups: options.Groups = None,
+    truth: Truth = None,
+    circular: Circular = "",
+    compare: Compare = None,
+    permutations: Annotated[int, typer.Option("--permutations", min=10, help="For --compare.")] = 100,
+    within: Within = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Edges kept per group and method.")] = 5000,
     max_targets: Annotated[
         int, typer.Option("--max-targets", min=1, help="Most variable genes taken as targets.")
     ] = 2000,
     min_cells: Annotated[int, typer.Option("--min-cells", min=3, help="Smallest group scored.")] = 20,
+    attention_heads: Heads = "all",
+    attention_direction: Direction = "target_reads",
+    attention_correction: Correction = "none",
+    cells_per_regulator: Annotated[
+        int, typer.Option("--cells-per-regulator", min=1, help="For influence and gene_shifts.")
+    ] = 50,
     where: options.Where = None,
     species: options.Species = "human",
     layer: options.Layer = None,
@@ -57,18 +97,24 @@ def network(
     with verb(quiet=quiet, as_json=as_json, threads=threads) as summary:
         from geneformer_grn.cells.counts import ReadSettings
         from geneformer_grn.workflows.cells import OpenSettings
-        from geneformer_grn.workflows.network import METHODS, NetworkSettings
-        from geneformer_grn.workflows.network_file import network_of_file
+        from geneformer_grn.workflows.network_card import methods_card
+        from geneformer_grn.workflows.network_file import NetworkExtras, network_of_file
+        from geneformer_grn.workflows.network_settings import NetworkSettings, heads_of, methods_of
         from geneformer_grn.workflows.regulators import read_gene_list
 
         settings = NetworkSettings(
-            methods=METHODS if methods == "all" else tuple(filter(None, map(str.strip, methods.split(",")))),
+            methods=methods_of(methods),
             regulators="auto" if regulators == "auto" else read_gene_list(regulators),
             top=top,
             max_targets=max_targets,
             min_cells=min_cells,
+            attention_heads=heads_of(attention_heads),
+            attention_direction=attention_direction,
+            attention_correction=attention_correction,
+            cells_per_regulator=cells_per_regulator,
             token_budget=token_budget,
             device=device,
+            seed=seed,
         )
         opening = OpenSettings(
             model=model,
@@ -86,7 +132,12 @@ def network(
                 species=species,  # type: ignore[arg-type]  # checked there, with the known names
             ),
         )
-        result = network_of_file(file, out, settings=settings, opening=opening, seed=seed)
+        extras = NetworkExtras(
+            truth=truth, circular=circular, within=within, compare=compare, n_permutations=permutations
+        )
+        result = network_of_file(file, out, settings=settings, opening=opening, extras=extras)
+        if result.card is not None and not as_json:
+            typer.echo(methods_card(result.card))
         summary |= {
             "out": out,
             "n_edges": len(result.edges),
@@ -95,5 +146,7 @@ def network(
             "n_cells": result.universe.n_cells,
             "skipped": result.skipped,
             "agreement": result.agreement,
+            "card": result.card,
+            "n_differences": None if result.differences is None else len(result.differences),
             "seed": seed,
         }

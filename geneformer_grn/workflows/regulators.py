@@ -9,7 +9,7 @@ import numpy as np
 
 from geneformer_grn._runtime import logger
 from geneformer_grn.cells.counts import CellCounts
-from geneformer_grn.genes.mapping import lookup
+from geneformer_grn.genes.mapping import find_genes, lookup
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.network.inference import mean_and_sd
 
@@ -44,7 +44,7 @@ def read_gene_list(path: Path | str) -> tuple[str, ...]:
 def regulator_tokens(regulators: tuple[str, ...] | Literal["auto"], vocabulary: GeneVocabulary) -> np.ndarray:
     """Return the ``(R,)`` int64 tokens of regulators given by name, or of the vocabulary's own.
 
-    Names that the vocabulary does not know are reported and left out.
+    Names that the vocabulary does not know are reported, with the nearest that it knows, and left out.
 
     Raises
     ------
@@ -57,16 +57,13 @@ def regulator_tokens(regulators: tuple[str, ...] | Literal["auto"], vocabulary: 
             raise ValueError("this vocabulary marks no regulators; pass a list of them by --regulators FILE")
         return tokens
     found, unknown = lookup(regulators, vocabulary)
-    if not found:
-        raise ValueError(
-            f"none of {len(regulators):,} regulators is in the vocabulary (first: {unknown[0]!r}); "
-            "they must be gene symbols or Ensembl IDs"
-        )
     if unknown:
-        logger.warning(
-            "%d of %d regulators are not in the vocabulary (first: %s)",
-            len(unknown), len(regulators), ", ".join(unknown[:5]),
-        )  # fmt: skip
+        try:
+            find_genes(regulators, vocabulary)
+        except ValueError as error:  # it names the nearest symbols
+            if not found:
+                raise ValueError(f"regulators: {error}") from None
+            logger.warning("regulators left out: %s", error)
     return np.unique(np.array(found, dtype=np.int64))
 
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from geneformer_grn import cli
 from geneformer_grn.cli import network, propagate
 from geneformer_grn.network.edges import read_edges, read_universe
-from geneformer_grn.network.methods import GENE_LIMITS, MODEL_FREE
+from geneformer_grn.network.methods import GENE_LIMITS
+from geneformer_grn.workflows.network_settings import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +114,8 @@ def test_signed_edges_need_no_cells(app, tmp_path):
     ("options", "message"),
     [
         (
-            ["--methods", "combined"],
-            "combined is not available; choose from attention, correlation, spearman",
+            ["--methods", "magic"],
+            "magic is not available; choose from attention, attention_rank_corrected",
         ),
         (["--methods", ""], "choose from"),
         (["--groups", "nope"], "no obs column 'nope'"),
@@ -122,12 +123,26 @@ def test_signed_edges_need_no_cells(app, tmp_path):
         (["--min-cells", "500"], "no group has the 500 cells"),
         (["--model", "no/such/model"], "no/such/model"),
         (["--top", "0"], ""),
-        (["--truth", "x.tsv"], ""),
+        (["--truth", "x.tsv"], "no truth table at x.tsv"),
+        (["--truth", "MOUSE"], "of 12 regulators scored is a regulator in mouse.tsv (first: 'ENSG"),
+        (["--truth", "WIDE"], "has no column target; a truth table needs source and target"),
+        (["--compare", "A,B"], "name it by --groups"),
+        (["--compare", "A", "--groups", "cell_type"], "with a comma between them; got 'A'"),
+        (["--compare", "A,C", "--groups", "cell_type"], "there is no group 'C'; the cells have 'A', 'B'"),
+        (["--attention-heads", "3"], "layer:head"),
+        (["--attention-heads", "9:9"], "do not exist"),
+        (["--attention-correction", "magic"], "use one of none, average_product"),
+        (["--within", "nope"], "no obs column 'nope'"),
+        (["--within", "cell_type", "--methods", "attention_heads"], "not scored within states"),
     ],
 )
 def test_wrong_calls_of_network_leave_nothing(app, scored, tiny_checkpoint, tmp_path, options, message):
     folder, _ = scored
     model = [] if "--model" in options else ["--model", tiny_checkpoint]
+    tables = {"MOUSE": "source\ttarget\nEnsmusg1\tEnsmusg2\n", "WIDE": "source\tgene\nA\tB\n"}
+    for name, text in tables.items():
+        (folder / f"{name.lower()}.tsv").write_text(text)
+    options = [folder / f"{option.lower()}.tsv" if option in tables else option for option in options]
     code, _, error = call(
         app, "network", folder / "cells.h5ad", "--out", tmp_path / "edges.tsv", "--quiet", *model, *options
     )
@@ -192,7 +207,7 @@ def test_all_methods_but_those_that_take_fewer_genes(app, scored, tiny_checkpoin
     command = ["network", folder / "cells.h5ad", "--model", tiny_checkpoint, "--top", "20"]
     code, stdout, error = call(app, *command, "--out", tmp_path / "a.tsv", "--methods", "all", "--json")
     assert code == 0, error
-    methods = {"attention", *MODEL_FREE} - {"graphical_lasso"}
+    methods = {*METHODS, "combined"} - {"graphical_lasso"}
     table = read_edges(tmp_path / "a.tsv")
     assert set(table["method"]) == methods
     assert set(json.loads(stdout.splitlines()[-1])["agreement"]["all"]) == methods - {"correlation"}

@@ -92,8 +92,12 @@ def test_small_groups_are_skipped_and_named(counts, tiny_vocabulary, caplog):
 
 
 def test_bad_calls(counts, tiny_vocabulary, tiny_encoder):
-    with pytest.raises(ValueError, match=r"combined is not available; choose from attention, correlation"):
-        NetworkSettings(methods=("combined",))
+    with pytest.raises(ValueError, match=r"magic is not available; choose from attention, .*, or all"):
+        NetworkSettings(methods=("magic",))
+    with pytest.raises(ValueError, match="attention direction 'up' is unknown; use one of target_reads"):
+        NetworkSettings(attention_direction="up")
+    with pytest.raises(ValueError, match="combined needs two other methods or more, got correlation"):
+        score_network(counts, tiny_vocabulary, settings=NetworkSettings(methods=("correlation", "combined")))
     with pytest.raises(ValueError, match="named twice"):
         NetworkSettings(methods=("ridge", "ridge"))
     with pytest.raises(ValueError, match="top must be at least 1"):
@@ -120,9 +124,9 @@ def test_regulators_by_name(tiny_vocabulary, tmp_path, caplog):
     assert names == ("ENSG00000000003", "ENSG00000000001", "NOSUCHGENE")
     tokens = regulator_tokens(names, tiny_vocabulary)
     assert tiny_vocabulary.ensembl_ids[tokens].tolist() == ["ENSG00000000001", "ENSG00000000003"]
-    assert "1 of 3 regulators are not in the vocabulary (first: NOSUCHGENE)" in caplog.text
-    with pytest.raises(ValueError, match="none of 1 regulators is in the vocabulary"):
-        regulator_tokens(("NOSUCHGENE",), tiny_vocabulary)
+    assert "regulators left out: 1 of 3 genes are not in the vocabulary of 60 genes" in caplog.text
+    with pytest.raises(ValueError, match=r"regulators: 1 of 1 genes are not .* 'GENE33X' .*GENE33"):
+        regulator_tokens(("GENE33X",), tiny_vocabulary)
 
 
 def test_symbols_are_regulators_of_an_imported_vocabulary_too(tiny_vocabulary):

@@ -1,0 +1,172 @@
+"""Which edges change between two groups of cells, by every method that the network was scored by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+import pandas as pd
+
+from geneformer_grn._runtime import logger
+from geneformer_grn.extraction.methods import METHODS as FROM_MODEL
+from geneformer_grn.network.differences import edge_differences, standardised
+from geneformer_grn.network.methods import MODEL_FREE
+from geneformer_grn.network.scored import ScoredPairs
+from geneformer_grn.workflows.grouping import UNLABELLED
+from geneformer_grn.workflows.network_scorers import NetworkCells, score_expression, scorers
+from geneformer_grn.workflows.network_settings import NetworkSettings
+from geneformer_grn.workflows.regulators import detected
+
+COLUMNS = ("source", "target", "weight_a", "weight_b", "difference", "chance_sd", "support_a", "support_b",
+           "p_value", "q_value", "method", "group_a", "group_b")  # fmt: skip
+"""Columns of a table of differences, in order."""
+
+
+def compare_groups(
+    cells: NetworkCells,
+    labels: np.ndarray,
+    groups: tuple[str, str],
+    *,
+    genes: tuple[np.ndarray, np.ndarray],
+    methods: Collection[str],
+    settings: NetworkSettings,
+    n_permutations: int = 100,
+) -> pd.DataFrame:
+    """Compare the networks of two groups, pair by pair.
+
+    For methods from counts, expression is first centred and scaled per gene within each group, which leaves
+    the weights as they are: a gene that is merely higher in one group is no difference. The model reads whole
+    cells, which cannot be so treated: there the null is that the cells are interchangeable, which cells of
+    two types never are, and a small p-value says less.
+
+    Parameters
+    ----------
+    cells
+        The cells, and the model where a method needs it.
+    labels
+        ``(n,)`` str group of each cell.
+    groups
+        The two to compare.
+    genes
+        Tokens of regulators and targets; those that too few cells of a group express are left out.
+    methods
+        To compare by; of those that score pairs on their own, others are left out with a warning.
+    settings
+        How pairs are scored; ``top`` rows are kept per method.
+    n_permutations
+        See `geneformer_grn.network.differences.edge_differences`.
+
+    Returns
+    -------
+    DataFrame
+        `COLUMNS`: see `geneformer_grn.network.differences.edge_differences`; ``group_a`` is the first.
+
+    Raises
+    ------
+    ValueError
+        A group does not exist or is too small, or no method can be compared.
+    """
+    rows = group_pair(labels, groups, min_cells=settings.min_cells)
+    enough = [detected(cells.expression, cells.counts, part, settings.min_support) for part in rows]
+    in_both = enough[0] & enough[1]
+    regulators, targets = (np.array([gene for gene in part if gene in in_both], np.int64) for part in genes)
+    if not len(regulators) or not len(targets):
+        raise ValueError(
+            f"no {'target' if len(regulators) else 'regulator'} is expressed in {settings.min_support} cells "
+            f"of both {groups[0]!r} and {groups[1]!r}, so that no edge can be compared"
+        )
+    compared = [method for method in methods if method in MODEL_FREE or method in FROM_MODEL]
+    left_out = [method for method in methods if method not in compared]
+    if not compared:
+        raise ValueError(f"none of {', '.join(methods)} can be compared between groups; name another method")
+    if left_out:
+        logger.warning("not compared between groups: %s", ", ".join(left_out))
+    logger.info(
+        "%s (%d cells) against %s (%d): %d regulators × %d targets, %d permutations of %s",
+        groups[0], len(rows[0]), groups[1], len(rows[1]),
+        len(regulators), len(targets), n_permutations, ", ".join(compared),
+    )  # fmt: skip
+    tables = []
+    for method in compared:
+        score, (first, second) = _scorer(method, cells, rows, (regulators, targets), settings)
+        table = edge_differences(score, first, second, n_permutations=n_permutations, seed=settings.seed)
+        tables.append(table.head(settings.top).assign(method=method))
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(group_a=groups[0], group_b=groups[1])[list(COLUMNS)]
+
+
+def group_pair(
+    labels: np.ndarray | None, groups: tuple[str, str], *, min_cells: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of two groups.
+
+    Raises
+    ------
+    ValueError
+        There are no groups, one does not exist or is too small, or the two are one.
+    """
+    if labels is None:
+        raise ValueError("groups are compared within a column; name it by --groups")
+    known = sorted(set(labels) - {UNLABELLED})
+    unknown = [group for group in groups if group not in known]
+    if unknown:
+        raise ValueError(
+            f"there is no group {', '.join(map(repr, unknown))}; the cells have {', '.join(map(repr, known))}"
+        )
+    if groups[0] == groups[1]:
+        raise ValueError(f"{groups[0]!r} cannot be compared with itself; name two groups")
+    rows = np.flatnonzero(labels == groups[0]), np.flatnonzero(labels == groups[1])
+    few = [
+        f"{group!r} ({len(part)})" for group, part in zip(groups, rows, strict=True) if len(part) < min_cells
+    ]
+    if few:
+        raise ValueError(f"too few cells to compare: {', '.join(few)}; {min_cells} are needed (--min-cells)")
+    return rows
+
+
+def split_groups(text: str, labels: np.ndarray | None) -> tuple[str, str]:
+    """Return the two groups named in ``A,B``; names may hold commas themselves.
+
+    Raises
+    ------
+    ValueError
+        `text` holds no comma, or could be two pairs of groups.
+    """
+    parts = text.split(",")
+    ways = [(",".join(parts[:cut]).strip(), ",".join(parts[cut:]).strip()) for cut in range(1, len(parts))]
+    known = set() if labels is None else set(labels)
+    fitting = [way for way in ways if set(way) <= known]
+    if len(fitting) > 1:
+        raise ValueError(f"{text!r} could be {' or '.join(map(str, fitting))}; rename a group")
+    if not ways:
+        raise ValueError(f"two groups are compared, with a comma between them; got {text!r}")
+    return (fitting or ways)[0]
+
+
+def _scorer(
+    method: str,
+    cells: NetworkCells,
+    rows: tuple[np.ndarray, np.ndarray],
+    genes: tuple[np.ndarray, np.ndarray],
+    settings: NetworkSettings,
+) -> tuple[Callable[[np.ndarray], ScoredPairs], tuple[np.ndarray, np.ndarray]]:
+    """Return a function of cells, and the two groups in the numbers that it takes."""
+    regulators, targets = genes
+    if method in FROM_MODEL:
+        by_method = scorers(cells, settings, (method,))[method]
+        return lambda part: by_method(part, regulators, targets)[method], rows
+    names = cells.vocabulary.ensembl_ids
+    tokens = np.union1d(regulators, targets)
+    columns = np.flatnonzero(np.isin(cells.counts.column_tokens, tokens))
+    both = np.concatenate(rows)
+    is_first = np.arange(len(both)) < len(rows[0])
+    matrix = standardised(cells.expression[both][:, columns].toarray(), is_first)
+    gene_ids = cells.gene_ids[columns]
+
+    def score(part: np.ndarray) -> ScoredPairs:
+        return score_expression(
+            method, matrix[part], gene_ids,
+            regulators=names[regulators], targets=names[targets], settings=settings,
+        )  # fmt: skip
+
+    return score, (np.flatnonzero(is_first), np.flatnonzero(~is_first))
