@@ -14,7 +14,9 @@ PARTS = ("embeddings.", "encoder.")
 
 
 def encoder_fingerprint(model: nn.Module) -> str:
-    """Return the sha256 of the embeddings and layers of a BERT, hexadecimal, whatever heads are on it.
+    """Return the sha256 of the embeddings and layers of a BERT, hexadecimal.
+
+    Heads on it, and low-rank changes beside its weights that are not merged, do not count.
 
     Parameters
     ----------
@@ -47,7 +49,8 @@ def checkpoint_fingerprint(folder: Path) -> str:
 def _fingerprint(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
-        if name.startswith(PARTS) and weights[name].is_floating_point():
-            digest.update(f"{name} {tuple(weights[name].shape)}\n".encode())
-            digest.update(weights[name].detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        weight = weights[name]
+        if name.startswith(PARTS) and weight.is_floating_point() and "lora_" not in name:
+            digest.update(f"{name.replace('.base_layer', '')} {tuple(weight.shape)}\n".encode())
+            digest.update(weight.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()

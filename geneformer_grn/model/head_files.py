@@ -80,9 +80,7 @@ def save_finetuned(model: Finetuned, folder: Path | str, *, record: Mapping[str,
             _set_key(temporary / "tokenizer_config.json", "model_max_length", model.max_length)
 
 
-def load_finetuned(
-    folder: Path | str, *, device: str = "auto", precision: Precision = "fp32"
-) -> Finetuned:
+def load_finetuned(folder: Path | str, *, device: str = "auto", precision: Precision = "fp32") -> Finetuned:
     """Load a folder that `save_finetuned` wrote, offline.
 
     Parameters
@@ -150,9 +148,7 @@ def _read_specs(folder: Path) -> tuple[Format, tuple[HeadSpec, ...], dict[str, A
         )
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-        specs = tuple(
-            HeadSpec(**{**spec, "classes": tuple(spec["classes"])}) for spec in described["heads"]
-        )
+        specs = tuple(HeadSpec(**{**spec, "classes": tuple(spec["classes"])}) for spec in described["heads"])
         return described["format"], specs, described
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error

@@ -183,7 +183,9 @@ def run_layers(model: BertForMaskedLM, states: Tensor, batch: PackedBatch, *, fi
     """
     limit = model.config.max_position_embeddings
     if batch.max_seqlen > limit:
-        raise ValueError(f"a cell of {batch.max_seqlen:,} tokens does not fit the model's {limit:,} positions")
+        raise ValueError(
+            f"a cell of {batch.max_seqlen:,} tokens does not fit the model's {limit:,} positions"
+        )
     for layer in cast("Any", model).bert.encoder.layer[first:]:
         states = layer(states, cu_seqlens=batch.cu_seqlens, max_seqlen=batch.max_seqlen)
     return states

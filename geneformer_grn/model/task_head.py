@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -136,6 +137,16 @@ class TaskHead(nn.Module):
         below = torch.sigmoid(self.thresholds.to(outputs) - outputs)
         edges = [torch.zeros_like(outputs), below, torch.ones_like(outputs)]
         return torch.cat(edges, dim=1).diff(dim=1)
+
+    @torch.no_grad()
+    def start_at(self, labels: np.ndarray) -> None:
+        """Set the thresholds of an ordinal head to the shares of `labels`, int64 class indices."""
+        sizes = np.bincount(labels, minlength=len(self.spec.classes)) + 0.5
+        below = np.cumsum(sizes)[:-1] / sizes.sum()
+        places = np.log(below / (1.0 - below))
+        gaps = np.diff(places)
+        start = np.concatenate([places[:1], np.log(np.expm1(gaps))])  # softplus gives the gaps back
+        cast("Tensor", self.steps).copy_(torch.from_numpy(start))
 
     @torch.no_grad()
     def fold(self, *, mean: float = 0.0, deviation: float = 1.0) -> None:

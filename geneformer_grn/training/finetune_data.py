@@ -123,7 +123,9 @@ class Lessons:
         for start in range(0, len(plan), size):
             group = plan[start : start + size]
             cells = np.concatenate(group)
-            numbers = [start + place for place in range(rank, -(-len(group) // world_size) * world_size, world_size)]
+            numbers = [
+                start + place for place in range(rank, -(-len(group) // world_size) * world_size, world_size)
+            ]
             yield Step(
                 batches=[plan[number] if number < start + len(group) else None for number in numbers],
                 numbers=numbers,
@@ -183,7 +185,9 @@ def make_lessons(
     lessons = tuple(
         _cell_lesson(task, allowed, settings)
         if task.level == "cell"
-        else _gene_lesson(task, splits["gene"], allowed, held=held, n_tokens=len(vocabulary), settings=settings)
+        else _gene_lesson(
+            task, splits["gene"], allowed, held=held, n_tokens=len(vocabulary), settings=settings
+        )
         for task in tasks
     )
     asked = allowed & (np.sum([lesson.per_cell for lesson in lessons], axis=0) > 0)
@@ -194,7 +198,9 @@ def make_lessons(
 
 def head_spec(task: Task, pooling: str) -> HeadSpec:
     """Return the head that a task asks for."""
-    return HeadSpec(task.name, task.level, task.kind, tuple(task.classes), "mean" if task.level == "gene" else pooling)  # type: ignore[arg-type]
+    return HeadSpec(
+        task.name, task.level, task.kind, tuple(task.classes), "mean" if task.level == "gene" else pooling
+    )  # type: ignore[arg-type]
 
 
 def _check(ranked: RankedCells, tasks: Sequence[Task], splits: Mapping[Level, Split]) -> None:
@@ -203,9 +209,13 @@ def _check(ranked: RankedCells, tasks: Sequence[Task], splits: Mapping[Level, Sp
         raise ValueError(f"fine-tuning needs one or more tasks of different names, found {names}")
     for task in tasks:
         if task.level not in splits:
-            raise ValueError(f"task {task.name!r} is about {task.level}s, but there is no split of {task.level}s")
+            raise ValueError(
+                f"task {task.name!r} is about {task.level}s, but there is no split of {task.level}s"
+            )
         if task.level == "cell" and len(task.values) != len(ranked):
-            raise ValueError(f"task {task.name!r} labels {len(task.values):,} cells, there are {len(ranked):,}")
+            raise ValueError(
+                f"task {task.name!r} labels {len(task.values):,} cells, there are {len(ranked):,}"
+            )
         if task.level == "gene" and task.gene_tokens is None:
             raise ValueError(f"task {task.name!r} is about genes, but does not say which (gene_tokens)")
         train = splits[task.level].train
@@ -233,7 +243,9 @@ def _cell_lesson(task: Task, allowed: np.ndarray, settings: FinetuneSettings) ->
     asked = task.labelled & allowed
     units = np.flatnonzero(asked)
     if len(units) == 0:
-        raise ValueError(f"no training cell with a label of task {task.name!r} holds a gene of the vocabulary")
+        raise ValueError(
+            f"no training cell with a label of task {task.name!r} holds a gene of the vocabulary"
+        )
     targets, mean, deviation = _targets(task, units)
     weights = asked * _class_weights(task, task.values, asked.astype(float), settings.optim)
     return Lesson(

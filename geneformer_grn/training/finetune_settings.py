@@ -22,7 +22,9 @@ class FinetuneModel(_Section):
     )
     top_layers: int = Field(default=2, ge=1, description="of mode top: layers that learn")
     lora_rank: int = Field(default=8, ge=1)
-    lora_alpha: float = Field(default=16.0, gt=0.0, description="changes are scaled by lora_alpha / lora_rank")
+    lora_alpha: float = Field(
+        default=16.0, gt=0.0, description="changes are scaled by lora_alpha / lora_rank"
+    )
     pooling: Literal["mean", "cls", "attention"] = "mean"
     max_length: int | None = Field(
         default=None, ge=3, description="longest model input; None: the vocabulary's"

@@ -1,0 +1,379 @@
+"""Fine-tuning: an encoder, labelled cells or genes and a split in; the best model of the validation part out.
+
+Every mode goes through one loop. What decides a result (first weights, order of the cells, dropout) is drawn from
+(seed, epoch, batch) and not from how far a run came, so that a run that was killed goes on to the same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from geneformer_grn._runtime import logger, progress
+from geneformer_grn.cells.ranking import RankedCells
+from geneformer_grn.model.encoder import Encoder
+from geneformer_grn.model.fingerprint import encoder_fingerprint
+from geneformer_grn.model.heads import Finetuned, TaskHead
+from geneformer_grn.training.config import OptimSection
+from geneformer_grn.training.finetune_batches import Material, PooledStates, material, pool_once, standardise
+from geneformer_grn.training.finetune_data import Lessons, Step, epochs_needed, make_lessons
+from geneformer_grn.training.finetune_network import (
+    Network,
+    finished,
+    merged,
+    parameter_groups,
+    trainable_copy,
+)
+from geneformer_grn.training.finetune_processes import Processes
+from geneformer_grn.training.finetune_settings import FinetuneOptim, FinetuneSettings
+from geneformer_grn.training.finetune_state import Progress, load_progress, run_facts, save_progress, snapshot
+from geneformer_grn.training.finetune_validation import Validation, validate, validation_units
+from geneformer_grn.training.loop import seed_dropout
+from geneformer_grn.training.schedule import learning_rate
+from geneformer_grn.training.supervision import Level, Split, Task
+
+
+@dataclass(frozen=True, eq=False)
+class FinetuneResult:
+    """What a run gives.
+
+    Parameters
+    ----------
+    model
+        The best model, in eval mode; regressions in the unit of their values.
+    history
+        A row for each validation: ``epoch``, ``step``, ``cells`` (seen in that epoch), ``loss`` (training),
+        ``lr``, ``score``, ``validation_loss``, and both by task.
+    best_epoch
+        Which epoch the model is of, counted from 1.
+    fingerprint_before, fingerprint_after
+        sha256 of the encoder's weights when training began and as returned.
+    n_train_units
+        Labelled training units of each task, those in the last incomplete batch counted.
+    seconds
+        Wall-clock time of this call.
+    """
+
+    model: Finetuned
+    history: list[dict[str, Any]]
+    best_epoch: int
+    fingerprint_before: str
+    fingerprint_after: str
+    n_train_units: dict[str, int]
+    seconds: float
+
+
+@dataclass(eq=False)
+class _Run:
+    """The parts of a run that its functions share."""
+
+    lessons: Lessons
+    network: Network
+    module: nn.Module  # `network`, wrapped for the processes there are
+    settings: FinetuneOptim
+    processes: Processes
+    optimizer: torch.optim.Optimizer
+    tasks: dict[str, tuple[Task, np.ndarray]]
+    gene_cells: np.ndarray
+    seed: int
+    kept: PooledStates | None
+    total_steps: int
+    progress: Progress = field(default_factory=Progress)
+
+
+def finetune(
+    encoder: Encoder,
+    ranked: RankedCells,
+    tasks: Sequence[Task],
+    splits: Mapping[Level, Split],
+    settings: FinetuneSettings | None = None,
+    *,
+    out: Path | str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    weights: Mapping[str, float] | None = None,
+) -> FinetuneResult:
+    """Teach an encoder with heads the training part, and return the model that is best on the validation part.
+
+    Parameters
+    ----------
+    encoder
+        Pretrained; not changed.
+    ranked
+        Cells ranked with its vocabulary, in the order of the cell tasks.
+    tasks
+        What to learn, one or more at once; a unit may lack the label of a task.
+    splits
+        For each level. The test part is not looked at. Genes are learnt from training cells where there is
+        a split of cells, else from all.
+    settings
+        Mode, rates, length.
+    out
+        Folder to keep progress in, for `resume`; None: nothing is written.
+    seed
+        Of first weights, order and dropout.
+    resume
+        Go on from what `out` holds; begin where it holds nothing.
+    weights
+        Fixed weight of a task in the loss, by name; 1 where it is not named.
+
+    Returns
+    -------
+    FinetuneResult
+        The same, bit for bit, for the same seed on the same CPU.
+
+    Raises
+    ------
+    ValueError
+        Tasks, splits and cells do not fit, or a run would be resumed with other settings or data.
+    FileExistsError
+        `out` holds a run and `resume` is False.
+    ModuleNotFoundError
+        A mode needs peft or bitsandbytes.
+
+    Examples
+    --------
+    >>> result = finetune(load_encoder("mini"), ranked, [task], {"cell": split})  # doctest: +SKIP
+    >>> result.model.predict(ranked)["cell_type"].shape  # doctest: +SKIP
+    (559, 8)
+    """
+    started = time.perf_counter()
+    settings = settings or FinetuneSettings()
+    folder = None if out is None else Path(out)
+    processes = Processes.started(encoder.device)
+    lessons = make_lessons(ranked, tasks, splits, vocabulary=encoder.vocabulary, settings=settings)
+    names = {task.name for task in tasks}
+    if unknown := sorted(set(weights or {}) - names):
+        raise ValueError(f"there is no task {unknown[0]!r} to weigh; there are {', '.join(sorted(names))}")
+    given = encoder_fingerprint(encoder.model)
+    facts = run_facts(given, lessons, splits, settings=settings, seed=seed, weights=weights)
+    done = load_progress(folder, facts, resume=resume)
+
+    run = _start(encoder, lessons, splits, settings=settings, processes=processes, seed=seed, weights=weights)
+    before = encoder_fingerprint(run.network.encoder.model)
+    if before != given:
+        raise RuntimeError(f"the encoder to train ({before[:12]}) is not the one given ({given[:12]})")
+    logger.info("%s, mode %s: encoder %s before", encoder.name, settings.model.mode, before[:12])
+    if done is not None:
+        run.progress = done.restore(run.network, run.optimizer)
+    _train(run, folder, facts)
+    model = _best_model(run)
+    after = encoder_fingerprint(model.encoder.model)
+    logger.info("encoder %s after; best epoch %d", after[:12], run.progress.best_epoch)
+    return FinetuneResult(
+        model=model,
+        history=run.progress.history,
+        best_epoch=run.progress.best_epoch,
+        fingerprint_before=before,
+        fingerprint_after=after,
+        n_train_units={lesson.spec.name: len(lesson.units) for lesson in lessons.lessons},
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _start(
+    encoder: Encoder,
+    lessons: Lessons,
+    splits: Mapping[Level, Split],
+    *,
+    settings: FinetuneSettings,
+    processes: Processes,
+    seed: int,
+    weights: Mapping[str, float] | None,
+) -> _Run:
+    """Return a run at its beginning."""
+    trained = trainable_copy(encoder, settings, processes.device)
+    factors = torch.tensor([float((weights or {}).get(one.spec.name, 1.0)) for one in lessons.lessons])
+    network = Network(trained, lessons.lessons, settings, factors=factors, seed=seed)
+    standardise(network, lessons, seed=seed, token_budget=settings.optim.token_budget)
+    for head, lesson in zip(network.heads, lessons.lessons, strict=True):
+        if lesson.spec.kind == "ordinal":
+            cast("TaskHead", head).start_at(lesson.task.values[lesson.units])
+    tasks = {
+        task.name: (task, validation_units(task, splits)) for task in (one.task for one in lessons.lessons)
+    }
+    generator = np.random.default_rng((seed, 1))
+    gene_cells = np.sort(generator.permutation(lessons.cells)[: settings.optim.validation_cells])
+    held_out = [units for task, units in tasks.values() if task.level == "cell"]
+    used = np.unique(np.concatenate([lessons.cells, *held_out]))
+    used = used[lessons.ranked.lengths[used] > 0]
+    per_epoch = len(lessons.plan(settings.optim, seed=seed, epoch=0))
+    per_epoch = -(-per_epoch // (processes.world_size * settings.optim.accumulation))
+    groups = parameter_groups(network, settings.optim)
+    optimizer = torch.optim.AdamW(groups, fused=processes.device.type in {"cpu", "cuda"})
+    return _Run(
+        lessons=lessons, network=network, module=processes.wrap(network), settings=settings.optim,
+        processes=processes, optimizer=optimizer, tasks=tasks, gene_cells=gene_cells, seed=seed,
+        kept=pool_once(network, lessons, used, token_budget=settings.optim.token_budget),
+        total_steps=per_epoch * epochs_needed(settings.optim, per_epoch),
+    )  # fmt: skip
+
+
+def _train(run: _Run, out: Path | None, facts: Mapping[str, Any]) -> None:
+    """Run epochs until the last one, or until the validation part has not gained for long enough."""
+    settings, state = run.settings, run.progress
+    plan = run.lessons.plan(settings, seed=run.seed, epoch=0)
+    per_epoch = -(-len(plan) // (run.processes.world_size * settings.accumulation))
+    n_epochs = epochs_needed(settings, per_epoch)
+    every = max(1, n_epochs // max(settings.epochs, 10))
+    with progress(total=n_epochs, initial=state.epoch, unit="epoch", desc="finetune") as bar:
+        while state.epoch < n_epochs and not state.ended:
+            losses, n_cells, rate = _train_epoch(run)
+            state.epoch += 1
+            bar.update()
+            if state.epoch % every and state.epoch < n_epochs:
+                continue
+            found = run.processes.agree(_validate(run) if run.processes.is_main else None)
+            row = {"epoch": state.epoch, "step": state.step, "cells": n_cells, "lr": rate}
+            row |= {"loss": float(losses.mean()), "score": found.score, "validation_loss": found.loss}
+            row |= {
+                f"{name} {key}": value for name, one in found.by_task.items() for key, value in one.items()
+            }
+            state.history.append(row)
+            state.take(found, lambda: snapshot(run.network), settings)
+            bar.set_postfix(loss=f"{row['loss']:.3f}", score=f"{found.score:.3f}")
+            if out is not None and run.processes.is_main:
+                save_progress(out, state, run.network, run.optimizer, facts=facts)
+
+
+def _train_epoch(run: _Run) -> tuple[np.ndarray, int, float]:
+    """Return each task's mean loss over the epoch's steps, the cells seen, and the last rate."""
+    settings, processes = run.settings, run.processes
+    plan = run.lessons.plan(settings, seed=run.seed, epoch=run.progress.epoch)
+    run.module.train()
+    sums, n_steps, n_cells, rate = torch.zeros(len(run.tasks), device=processes.device), 0, 0, 0.0
+    for step in run.lessons.steps(plan, settings, rank=processes.rank, world_size=processes.world_size):
+        rate = _set_rates(run)
+        sums += _take_step(run, step, fallback=plan[0][:1])
+        n_steps, n_cells = n_steps + 1, n_cells + step.n_cells
+        run.progress.step += 1
+    sums = processes.total(sums) / n_steps
+    if not bool(torch.isfinite(sums).all()):
+        raise ValueError(
+            f"the loss of epoch {run.progress.epoch + 1} is not finite; a lower lr or a longer warmup may help"
+        )
+    return sums.cpu().numpy(), n_cells, rate
+
+
+def _take_step(run: _Run, step: Step, *, fallback: np.ndarray) -> torch.Tensor:
+    """Make one update; return this process's part of each task's mean loss."""
+    device = run.processes.device
+    parts = torch.zeros(len(run.tasks), device=device)
+    for number, cells in zip(step.numbers, step.batches, strict=True):
+        seed_dropout(run.seed, (run.progress.epoch, number))
+        chosen, idle = (fallback, True) if cells is None else (cells, False)
+        given = (
+            run.kept.material(chosen, idle=idle) if run.kept is not None else _live(run, chosen, idle=idle)
+        )
+        with run.processes.synchronised(run.module, when=number == step.numbers[-1]):
+            loss, losses = run.module(given.batch, given.rows, given.asked, step.divisors, given.pooled)
+            (loss * run.processes.world_size).backward()
+        parts += losses
+    nn.utils.clip_grad_norm_(run.network.parameters(), run.settings.clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return parts
+
+
+def _live(run: _Run, cells: np.ndarray, *, idle: bool) -> Material:
+    return material(run.lessons, cells, run.processes.device, idle=idle)
+
+
+def _set_rates(run: _Run) -> float:
+    """Set the learning rate of every group for the next step; return the largest."""
+    settings, step = run.settings, run.progress.step
+    warmup = round(settings.warmup * run.total_steps)
+    if settings.schedule == "constant":
+        share = min(1.0, (step + 1) / max(1, warmup))
+    else:
+        shape = OptimSection(lr=1.0, warmup_steps=warmup, schedule=settings.schedule)
+        share = learning_rate(step, run.total_steps, shape)
+    for group in run.optimizer.param_groups:
+        group["lr"] = group["peak"] * share
+    return max(float(group["lr"]) for group in run.optimizer.param_groups)
+
+
+def _validate(run: _Run) -> Validation:
+    """Return the figures of the validation part with the weights as they are."""
+    run.network.eval()
+    scored = {name: (task, units) for name, (task, units) in run.tasks.items() if len(units)}
+    predicted = _kept_predictions(run, scored) if run.kept is not None else _live_predictions(run, scored)
+    deviations = {}
+    for lesson in run.lessons.lessons:
+        name = lesson.spec.name
+        deviations[name] = lesson.deviation
+        if name in predicted:
+            predicted[name] = predicted[name] * lesson.deviation + lesson.mean
+    return validate(predicted, scored, deviations)
+
+
+def _live_predictions(run: _Run, scored: Mapping[str, tuple[Task, np.ndarray]]) -> dict[str, np.ndarray]:
+    network, budget = run.network, run.settings.token_budget
+    model = Finetuned(merged(network.encoder), network.heads, network.specs, run.lessons.max_length)
+    of_genes = [name for name, (task, _) in scored.items() if task.level == "gene"]
+    of_cells = [name for name, (task, _) in scored.items() if task.level == "cell"]
+    predicted: dict[str, np.ndarray] = {}
+    if of_genes:
+        by_token = model.predict(
+            run.lessons.ranked, token_budget=budget, tasks=of_genes, cells=run.gene_cells
+        )
+        for name, table in by_token.items():
+            task, units = scored[name]
+            predicted[name] = table[cast("np.ndarray", task.gene_tokens)[units]]
+    if of_cells:
+        cells = np.unique(np.concatenate([scored[name][1] for name in of_cells]))
+        by_cell = model.predict(run.lessons.ranked, token_budget=budget, tasks=of_cells, cells=cells)
+        for name, table in by_cell.items():
+            predicted[name] = table[np.searchsorted(cells, scored[name][1])]
+    return predicted
+
+
+@torch.no_grad()
+def _kept_predictions(run: _Run, scored: Mapping[str, tuple[Task, np.ndarray]]) -> dict[str, np.ndarray]:
+    kept, predicted = cast("PooledStates", run.kept), {}
+    for number, (spec, module) in enumerate(zip(run.network.specs, run.network.heads, strict=True)):
+        if spec.name not in scored:
+            continue
+        task, units = scored[spec.name]
+        head = cast("TaskHead", module)
+        if task.level == "gene":
+            rows = kept.gene_rows(number, run.gene_cells)
+            tokens = kept.tokens[number][rows]
+        else:
+            rows = tokens = kept.place[units]
+        states = kept.states[number][torch.from_numpy(np.maximum(rows, 0)).to(run.processes.device)]
+        table = head.probabilities(head(states).cpu().double()).numpy()
+        if task.level == "gene":
+            genes = cast("np.ndarray", task.gene_tokens)[units]
+            table = np.array(
+                [
+                    table[tokens == gene].mean(axis=0) if (tokens == gene).any() else table[0] * np.nan
+                    for gene in genes
+                ]
+            )
+        else:
+            table = np.where((rows < 0).reshape(-1, *[1] * (table.ndim - 1)), np.nan, table)
+        predicted[spec.name] = table
+    return predicted
+
+
+def _best_model(run: _Run) -> Finetuned:
+    """Return the best model so far, its heads folded and in the unit of the values."""
+    network, best = run.network, run.progress.best
+    if best is not None:
+        network.load_state_dict(best, strict=False)
+    for head, lesson in zip(network.heads, run.lessons.lessons, strict=True):
+        cast("TaskHead", head).fold(mean=lesson.mean, deviation=lesson.deviation)
+    network.eval()
+    longest = run.lessons.max_length
+    limit = None if longest == run.lessons.vocabulary.max_length else longest
+    return Finetuned(
+        finished(network.encoder), network.heads.requires_grad_(requires_grad=False), network.specs, limit
+    )

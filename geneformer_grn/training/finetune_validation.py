@@ -1,0 +1,98 @@
+"""How good a model is on the validation part while it learns: one score and one loss a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from geneformer_grn.training.supervision import Level, Split, Task
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Figures of the validation part.
+
+    Parameters
+    ----------
+    score
+        Mean over tasks, larger is better: macro-F1 of classes, quadratic kappa of grades, R2 of values; NaN
+        where nothing can be scored.
+    loss
+        Mean over tasks: cross-entropy in nats, or squared error over the variance of the training values.
+    by_task
+        ``score`` and ``loss`` of each.
+    """
+
+    score: float
+    loss: float
+    by_task: dict[str, dict[str, float]]
+
+
+def validation_units(task: Task, splits: Mapping[Level, Split]) -> np.ndarray:
+    """Return the labelled units of the validation part, int64."""
+    units = splits[task.level].validation
+    return np.asarray(units[task.labelled[units]], dtype=np.int64)
+
+
+def validate(
+    predictions: Mapping[str, np.ndarray],
+    tasks: Mapping[str, tuple[Task, np.ndarray]],
+    deviations: Mapping[str, float],
+) -> Validation:
+    """Score predictions of validation units.
+
+    Parameters
+    ----------
+    predictions
+        By task: probabilities ``(m, n_classes)``, or values ``(m,)``; a row that is NaN is left out.
+    tasks
+        By name: the task and its ``(m,)`` units.
+    deviations
+        Standard deviation of the training values, of each regression.
+    """
+    by_task = {}
+    for name, (task, units) in tasks.items():
+        predicted, truth = predictions[name], task.values[units]
+        known = ~np.isnan(predicted.reshape(len(predicted), -1)).any(axis=1)
+        if known.any():
+            by_task[name] = _figures(task, predicted[known], truth[known], deviations.get(name, 1.0))
+    scores = [figures["score"] for figures in by_task.values() if np.isfinite(figures["score"])]
+    losses = [figures["loss"] for figures in by_task.values()]
+    return Validation(
+        score=float(np.mean(scores)) if scores else float("nan"),
+        loss=float(np.mean(losses)) if losses else float("nan"),
+        by_task=by_task,
+    )
+
+
+def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the mean F1 over the classes that `truth` holds."""
+    scores = []
+    for label in np.unique(truth):
+        hits = float(((truth == label) & (predicted == label)).sum())
+        scores.append(2.0 * hits / float((truth == label).sum() + (predicted == label).sum()))
+    return float(np.mean(scores))
+
+
+def quadratic_kappa(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Return Cohen's kappa of two gradings with quadratic weights (Cohen 1968); NaN if both are constant."""
+    expected = float(np.mean((truth[:, None] - np.unique(predicted)[None]) ** 2 @ _shares(predicted)))
+    observed = float(np.mean((truth - predicted) ** 2))
+    return 1.0 - observed / expected if expected > 0 else float("nan")
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    return np.asarray(np.unique(values, return_counts=True)[1] / len(values))
+
+
+def _figures(task: Task, predicted: np.ndarray, truth: np.ndarray, deviation: float) -> dict[str, float]:
+    if task.kind == "regression":
+        error, spread = float(np.mean((predicted - truth) ** 2)), float(np.var(truth))
+        score = 1.0 - error / spread if spread > 0 else float("nan")
+        return {"score": score, "loss": error / deviation**2}
+    of_truth = predicted[np.arange(len(truth)), truth.astype(np.int64)]
+    best = predicted.argmax(axis=1)
+    score = quadratic_kappa(truth, best) if task.kind == "ordinal" else macro_f1(truth, best)
+    return {"score": score, "loss": float(-np.log(np.clip(of_truth, 1e-12, None)).mean())}
