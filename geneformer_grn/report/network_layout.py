@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 ITERATIONS = 300
+GAP = 0.05
+EDGE_GAP = 0.24  # between the labels of an edge, so that its line and its head are seen
 
 
 def path_lengths(n_nodes: int, pairs: np.ndarray) -> np.ndarray:
@@ -76,7 +78,7 @@ def stress_layout(lengths: np.ndarray) -> np.ndarray:
 
 
 def separate(
-    positions: np.ndarray, sizes: np.ndarray, area: tuple[float, float], *, gap: float = 0.05
+    positions: np.ndarray, sizes: np.ndarray, area: tuple[float, float], *, gap: float | np.ndarray = GAP
 ) -> np.ndarray:
     """Return the positions of labels pushed apart until none overlap, or room runs out.
 
@@ -89,17 +91,20 @@ def separate(
     area
         Width and height of the area, with its corner at the origin; labels are kept inside.
     gap
-        Free space around each label.
+        Free space between labels; ``(n, n)`` where it differs between pairs.
     """
     centres = positions.copy()
-    half = sizes / 2 + gap / 2
-    upper = np.maximum(np.asarray(area) - half, half)
+    half = sizes / 2
+    border = half + GAP / 2
+    upper = np.maximum(np.asarray(area) - border, border)
     n = len(centres)
     if n == 0:
         return centres
+    between = np.broadcast_to(np.asarray(gap, dtype=np.float64), (n, n))[..., None]
+    room = half[:, None] + half[None, :] + between
     for step in range(2 * ITERATIONS):
         delta = centres[:, None] - centres[None, :]
-        overlap = half[:, None] + half[None, :] - np.abs(delta)
+        overlap = room - np.abs(delta)
         both = (overlap > 1e-6).all(axis=2) & ~np.eye(n, dtype=bool)
         if not both.any():
             break
@@ -112,7 +117,7 @@ def separate(
         push[..., 0][vertical] = 0.0
         push[..., 1][~vertical] = 0.0
         damping = 0.8 if step < ITERATIONS else 0.4
-        centres = np.clip(centres + damping * push.sum(axis=1), half, upper)
+        centres = np.clip(centres + damping * push.sum(axis=1), border, upper)
     return centres
 
 
@@ -126,7 +131,7 @@ def place_labels(pairs: np.ndarray, sizes: np.ndarray, area: tuple[float, float]
     sizes
         ``(n_nodes, 2)`` float64; label widths and heights.
     area
-        Width and height to fill, in the unit of `sizes`.
+        Width and height to fill, in inches, as `sizes`.
     """
     if len(sizes) == 0:
         return np.zeros((0, 2))
@@ -139,4 +144,7 @@ def place_labels(pairs: np.ndarray, sizes: np.ndarray, area: tuple[float, float]
     room = np.asarray(area) - sizes.max(axis=0)
     scale = np.where(extent > 1e-9, room / np.maximum(extent, 1e-9), 0.0)
     centred = (layout - (layout.min(axis=0) + layout.max(axis=0)) / 2) * scale + np.asarray(area) / 2
-    return separate(centred, sizes, area)
+    gap = np.full((len(sizes), len(sizes)), GAP)
+    gap[pairs[:, 0], pairs[:, 1]] = gap[pairs[:, 1], pairs[:, 0]] = EDGE_GAP
+    spread = separate(centred, sizes, area, gap=gap)
+    return separate(spread, sizes, area)  # where there is no room for the lines, names still stay apart
