@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 LAYERS = (-1, 0)  # of the encoder, which a linear probe chooses between
 
+Predict = Callable[[np.ndarray], np.ndarray]
+"""Units to their scores."""
+Fitted = tuple[dict[str, Any], Predict]
+"""Settings, and what was learnt with them."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LabelData:
@@ -48,6 +53,8 @@ class LabelData:
     unlabelled
         ``(m,)`` int64 cells beside the training cells that may be looked at without their labels: in a
         few-shot split the training cells whose labels were withheld. Never cells of validation or test.
+    kept
+        Embeddings that were computed once; `dataclasses.replace` hands them on.
     """
 
     counts: CellCounts
@@ -56,15 +63,12 @@ class LabelData:
     encoder: Encoder | None = None
     settings: Any = None
     unlabelled: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    kept: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @cached_property
     def log(self) -> sparse.csr_matrix:
         """Log-normalised counts, ``(n, n_columns)`` float32 csr; every cell by itself."""
         return log_normalised(self.counts)
-
-    @cached_property
-    def _kept(self) -> dict[str, np.ndarray]:
-        return {}
 
     def cell_embeddings(self, encoder_layer: int) -> np.ndarray:
         """Return the pretrained model's mean-pooled cells, ``(n, d)`` float32; computed once."""
@@ -81,9 +85,9 @@ class LabelData:
         return self._once(f"genes {encoder_layer}", lambda model: embed_genes(model, self.ranked, settings))
 
     def _once(self, name: str, embed: Callable[[Encoder], np.ndarray]) -> np.ndarray:
-        if name not in self._kept:
-            self._kept[name] = embed(self.require_encoder())
-        return self._kept[name]
+        if name not in self.kept:
+            self.kept[name] = embed(self.require_encoder())
+        return self.kept[name]
 
     def require_encoder(self) -> Encoder:
         """Return the encoder.
@@ -234,8 +238,8 @@ def validation_score(task: Task, units: np.ndarray, scores: np.ndarray) -> tuple
 def choose(
     task: Task,
     validation: np.ndarray,
-    candidates: Sequence[tuple[dict[str, Any], Callable[[np.ndarray], np.ndarray]]],
-) -> tuple[dict[str, Any], Callable[[np.ndarray], np.ndarray]]:
+    candidates: Sequence[Fitted],
+) -> Fitted:
     """Return the candidate that predicts the validation units best, the first of equals.
 
     Parameters
@@ -243,9 +247,15 @@ def choose(
     task, validation
         Labelled units to choose by; without any, the first candidate is taken.
     candidates
-        Settings, and a function from units to scores, the default first.
+        At least one, the default first.
     """
     if len(candidates) == 1 or not len(validation):
         return candidates[0]
     values = [validation_score(task, validation, predict(validation)) for _, predict in candidates]
     return candidates[max(range(len(values)), key=lambda i: (values[i], -i))]
+
+
+def prediction_of(task: Task, units: np.ndarray, fitted: Fitted) -> Prediction:
+    """Return what was learnt as a prediction of some units, its settings in ``details``."""
+    settings, predict = fitted
+    return Prediction(task.name, units, predict(units), {"settings": settings})

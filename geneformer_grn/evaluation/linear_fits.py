@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from geneformer_grn.evaluation.label_data import Taught, choose
-from geneformer_grn.training.supervision import Prediction, Task
+from geneformer_grn.evaluation.label_data import Fitted, Predict, Taught, choose
+from geneformer_grn.training.supervision import Task
 
 Features = np.ndarray | sparse.csr_matrix
 _C = (1.0, 10.0, 0.1, 0.01, 0.001)  # the first is the default where nothing can choose
@@ -25,9 +25,7 @@ _L1 = (
 _ALPHAS = tuple(10.0**power for power in range(-2, 7))
 
 
-def fit_linear(
-    features: Features, task: Task, units: Taught, predicted: np.ndarray, *, seed: int, penalty: str = "l2"
-) -> Prediction:
+def fit_linear(features: Features, task: Task, units: Taught, *, seed: int, penalty: str = "l2") -> Fitted:
     """Learn labels from features: logistic regression for classes, ridge for values.
 
     Parameters
@@ -38,8 +36,6 @@ def fit_linear(
         What to learn; ordinal labels are learnt as classes.
     units
         Units that teach and choose.
-    predicted
-        Units to predict.
     seed
         Of the solver.
     penalty
@@ -47,26 +43,24 @@ def fit_linear(
 
     Returns
     -------
-    Prediction
-        With ``details["settings"]``.
+    tuple
+        Settings chosen, and the function that predicts.
     """
     if task.kind == "regression":
-        settings, predict = _ridge(features, task, units)
-    else:
-        grid = _L1 if penalty == "l1" else tuple((c, weight) for c in _C for weight in (None, "balanced"))
-        fit = _one_against_rest if penalty == "l1" else _multinomial
-        candidates = []
-        # without validation labels only the default would be used
-        for c, weight in grid if len(units.validation) else grid[:1]:
-            model = fit(features, task, units.train, c=c, weight=weight, seed=seed)
-            candidates.append(({"C": c, "class_weight": weight}, model))
-        settings, predict = choose(task, units.validation, candidates)
-    return Prediction(task.name, predicted, predict(predicted), {"settings": settings})
+        return _ridge(features, task, units)
+    grid = _L1 if penalty == "l1" else tuple((c, weight) for c in _C for weight in (None, "balanced"))
+    fit = _one_against_rest if penalty == "l1" else _multinomial
+    candidates: list[Fitted] = []
+    # without validation labels only the default would be used
+    for c, weight in grid if len(units.validation) else grid[:1]:
+        model = fit(features, task, units.train, c=c, weight=weight, seed=seed)
+        candidates.append(({"C": c, "class_weight": weight}, model))
+    return choose(task, units.validation, candidates)
 
 
 def _multinomial(
     features: Features, task: Task, train: np.ndarray, *, c: float, weight: str | None, seed: int
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Predict:
     from sklearn.linear_model import LogisticRegression
 
     present, labels = np.unique(task.values[train], return_inverse=True)
@@ -79,7 +73,7 @@ def _multinomial(
 
 def _one_against_rest(
     features: Features, task: Task, train: np.ndarray, *, c: float, weight: str | None, seed: int
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Predict:
     present, labels = np.unique(task.values[train], return_inverse=True)
     if len(present) == 1:
         return _always(task, int(present[0]))
@@ -120,16 +114,14 @@ def _lasso(c: float, weight: str | None, seed: int) -> Any:
     )
 
 
-def _ridge(
-    features: Features, task: Task, units: Taught
-) -> tuple[dict[str, Any], Callable[[np.ndarray], np.ndarray]]:
+def _ridge(features: Features, task: Task, units: Taught) -> Fitted:
     """Return ridge regression, its penalty by validation, or by leave-one-out in training."""
     from sklearn.linear_model import Ridge, RidgeCV
 
     values = task.values[units.train]
     known = _dense(features[units.train])
 
-    def predictor(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    def predictor(model: Any) -> Predict:
         return lambda asked: np.asarray(model.predict(_dense(features[asked])), dtype=np.float64)
 
     if not len(units.validation) and len(values) > 2:
@@ -147,32 +139,8 @@ def spread(found: np.ndarray, present: np.ndarray, n_classes: int) -> np.ndarray
     return full
 
 
-def _always(task: Task, label: int) -> Callable[[np.ndarray], np.ndarray]:
+def _always(task: Task, label: int) -> Predict:
     return lambda units: spread(np.ones((len(units), 1)), np.array([label]), len(task.classes))
-
-
-def standardised(features: np.ndarray, seen: np.ndarray, *, clip: float = 10.0) -> np.ndarray:
-    """Return features less their mean over the units `seen`, over their deviation there; ``(n, f)`` float32.
-
-    A constant feature is 0 everywhere, so that what never varied in training cannot speak later. Values are
-    clipped, since a gene detected in one training cell has a deviation next to nothing.
-    """
-    known = features[seen].astype(np.float64)
-    mean, sd = known.mean(axis=0), known.std(axis=0)
-    scale = np.where(sd > 1e-8, 1 / np.maximum(sd, 1e-8), 0.0)
-    return np.clip((features - mean) * scale, -clip, clip).astype(np.float32)
-
-
-def principal_components(features: np.ndarray, seen: np.ndarray, *, n: int, seed: int) -> np.ndarray:
-    """Return ``(n_units, k)`` float32 scores on components of the units `seen`, the first of variance 1."""
-    from sklearn.decomposition import PCA
-
-    k = min(n, len(seen) - 1, features.shape[1])
-    if k < 1:
-        return np.zeros((len(features), 1), dtype=np.float32)
-    model = PCA(n_components=k, svd_solver="randomized" if k < 0.8 * len(seen) else "full", random_state=seed)
-    first = float(np.sqrt(model.fit(features[seen]).explained_variance_[0]))
-    return np.asarray(model.transform(features) / max(first, 1e-8), dtype=np.float32)
 
 
 def _dense(features: Features) -> np.ndarray:

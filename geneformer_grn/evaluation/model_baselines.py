@@ -1,0 +1,66 @@
+"""The same architecture without its training, or without being trained further.
+
+A linear probe leaves the pretrained model as it is. ``random_weights`` fine-tunes a model of the same shape
+that has seen no cell, all of it, with the same settings as the model it stands beside. Together they say what
+pretraining bought.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geneformer_grn.evaluation.label_data import LAYERS, Fitted, LabelData, choose, prediction_of, taught
+from geneformer_grn.evaluation.label_features import standardised
+from geneformer_grn.evaluation.linear_fits import fit_linear
+from geneformer_grn.training.supervision import Prediction, Split, Task
+
+
+def linear_probe(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
+    """Logistic regression or ridge on the states of the pretrained model, left as it is.
+
+    Cells are means over their genes, genes means over the cells; of the last layer or the one before,
+    whichever predicts the validation units better. A gene in no cell has the mean of the others.
+    """
+    parts = taught(data, task, split)
+    candidates: list[Fitted] = []
+    for layer in LAYERS:
+        if task.gene_tokens is None:
+            states = data.cell_embeddings(layer)
+        else:
+            states = data.gene_embeddings(layer)[task.gene_tokens]
+        known = parts.seen[~np.isnan(states[parts.seen]).any(axis=1)]
+        scaled = np.nan_to_num(standardised(states, known if len(known) else parts.seen))
+        settings, predict = fit_linear(scaled, task, parts, seed=seed)
+        candidates.append(({"encoder_layer": layer} | settings, predict))
+    return prediction_of(task, units, choose(task, parts.validation, candidates))
+
+
+def random_weights(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
+    """Fine-tune a model of the same shape from random weights, all layers, with the settings of the model."""
+    from geneformer_grn.model.checkpoint import ModelConfig, new_model
+    from geneformer_grn.model.encoder import Encoder
+    from geneformer_grn.training.finetune import finetune
+    from geneformer_grn.training.finetune_settings import FinetuneSettings
+
+    pretrained = data.require_encoder()
+    bert = pretrained.model.config
+    shape = ModelConfig(
+        n_layers=bert.num_hidden_layers,
+        hidden_size=bert.hidden_size,
+        n_heads=bert.num_attention_heads,
+        ffn_size=bert.intermediate_size,
+        activation=bert.hidden_act,
+        dropout=bert.hidden_dropout_prob,
+        initializer_range=bert.initializer_range,
+    )
+    model = new_model(shape, pretrained.vocabulary, seed=seed).eval().to(pretrained.device)
+    encoder = Encoder(model, pretrained.vocabulary, pretrained.device, pretrained.precision, "random weights")
+    settings = data.settings or FinetuneSettings()
+    part = settings.model.model_copy(update={"mode": "full", "quantised": "none"})
+    settings = settings.model_copy(update={"model": part})
+    result = finetune(encoder, data.ranked, [task], {task.level: split}, settings, seed=seed)
+    if task.gene_tokens is None:
+        scores = result.model.predict(data.ranked, cells=units)[task.name]
+    else:
+        scores = result.model.predict(data.ranked)[task.name][task.gene_tokens[units]]
+    return Prediction(task.name, units, scores, {"settings": {"mode": "full", "epoch": result.best_epoch}})
