@@ -59,17 +59,15 @@ def require_unconfounded(task: Task, columns: Mapping[str, np.ndarray]) -> list[
                     "%s varies within only %.0f %% of the levels of %s", task.name, 100 * varied, name
                 )
             continue
-        few = {
-            task.classes[label]: int(n)
-            for label, n in zip(table.columns, held.sum(axis=0), strict=True)
-            if n < _FEWEST
-        }
+        labels = table.columns.to_numpy(dtype=np.int64).tolist()
+        per_class = zip(labels, held.sum(axis=0).tolist(), strict=True)
+        few = {task.classes[label]: n for label, n in per_class if n < _FEWEST}
         if few:
             found = ", ".join(f"{label} ({n})" for label, n in few.items())
             raise ValueError(
                 f"{task.name!r} is confounded with {name!r}: no {name} has more than one of the labels, and "
-                f"with fewer than {_FEWEST} of them ({found}) recognising the {name} would look like an answer; "
-                f"add more, or take {name!r} out of split.confounders knowingly"
+                f"with fewer than {_FEWEST} of them ({found}) recognising the {name} would look like an "
+                f"answer; add more, or take {name!r} out of split.confounders knowingly"
             )
         deciding.append(name)
     return deciding

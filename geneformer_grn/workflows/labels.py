@@ -113,8 +113,8 @@ def label_task(column: pd.Series, section: TaskSection, *, tokens: np.ndarray | 
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     if numeric and section.kind is None:
         raise ValueError(
-            f"the labels of task {section.name!r} are numbers ({column.dropna().nunique():,} different ones); "
-            'say kind = "regression", "classification" or "ordinal" in its section'
+            f"the labels of task {section.name!r} are numbers ({column.nunique():,} different ones); say "
+            'kind = "regression", "classification" or "ordinal" in its section'
         )
     kind: Kind = section.kind or "classification"
     if kind == "regression":

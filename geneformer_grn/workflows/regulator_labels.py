@@ -53,8 +53,9 @@ def regulator_task(name: str, counts: CellCounts, vocabulary: GeneVocabulary, *,
     others = np.flatnonzero(usable & ~vocabulary.is_regulator[tokens])
     if len(regulators) < 10 or len(others) < len(regulators):
         raise ValueError(
-            f"{len(regulators)} regulators and {len(others)} other protein-coding genes are detected in at "
-            f"least {floor} of {len(counts):,} cells; matching takes at least 10 and as many others: use more cells"
+            f"{len(regulators)} regulators and {len(others)} other protein-coding genes are detected in "
+            f"at least {floor} of {len(counts):,} cells; matching takes at least 10 and as many others: use "
+            "more cells"
         )
     traits = np.column_stack([np.log(np.maximum(detected, 1)), 0.1 * np.log(np.maximum(mean, 1e-9))])
     free = np.ones(len(others), dtype=bool)

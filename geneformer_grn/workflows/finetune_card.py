@@ -1,0 +1,73 @@
+"""The model card of a fine-tuned model: Markdown whose every figure comes from ``results.json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geneformer_grn.workflows.finetune_outputs import terminal_tables
+from geneformer_grn.workflows.finetune_scores import FINETUNED
+
+_HEAD = """---
+library_name: transformers
+tags: [single-cell, geneformer-grn, fine-tuned]
+---
+"""
+
+
+def render_finetuned_card(results: dict[str, Any]) -> str:
+    """Return the card as Markdown (Hugging Face front matter first).
+
+    Parameters
+    ----------
+    results
+        What `geneformer_grn.workflows.finetune.run_finetuning` writes to ``results.json``.
+    """
+    model, data, config = results["model"], results["data"], results["config"]
+    files = ", ".join(f"`{entry['name']}` ({entry['n_cells']:,} cells)" for entry in data["files"])
+    what = "unchanged" if model["encoder_before"] == model["encoder_after"] else "changed by the training"
+    lines = [
+        _HEAD,
+        f"# {results['name']}",
+        "",
+        f"`{model['name']}` ({model['parameters']:,} parameters) fine-tuned, mode `{model['mode']}`, on {files}. "
+        f"The encoder's weights were {what} (sha256 {model['encoder_before'][:12]} before, "
+        f"{model['encoder_after'][:12]} after). Seed {config['run']['seed']}.",
+        "",
+        f"Split: {data['split']}. {data['split_why']}".rstrip(),
+        "",
+        "## What it is worth, beside baselines that learnt from the same units",
+    ]
+    for title, heads, rows in terminal_tables(results):
+        lines += ["", f"**{title}**", "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+    lines += [
+        "",
+        "Intervals: 95 %, bootstrap; differences are paired. The best baseline is picked after the fact.",
+    ]
+    for name, task in results["tasks"].items():
+        lines += ["", f"## {name}", "", _verdict(task, results["titles"])]
+        lines += [f"- Goal {_WORDS[goal['met']]}: {goal['text']}." for goal in task["goals"]]
+        if task["kind"] != "regression":
+            lines += ["", "| class | units | precision | recall | F1 |", "|---|---|---|---|---|"]
+            lines += [
+                f"| {row['class']} | {row['n']:,} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} |"
+                for row in task["methods"][FINETUNED]["per_class"]
+            ]
+    lines += ["", "Not for decisions about patients: nothing here was validated beyond the table above.", ""]
+    return "\n".join(lines)
+
+
+_WORDS = {True: "met", False: "missed", None: "open"}
+
+
+def _verdict(task: dict[str, Any], titles: dict[str, str]) -> str:
+    """Return in words whether the model is ahead of the best baseline, by the interval."""
+    best, measure = task["best_baseline"], task["main_measure"]
+    if best is None:
+        return "No baseline was run; the figures stand alone."
+    ends = task["against"][best]["differences"][measure]
+    word = "ahead of" if ends["low"] > 0 else "behind" if ends["high"] < 0 else "not distinguishable from"
+    return (
+        f"In {measure.replace('_', ' ')} the model is {word} the best baseline, {titles[best]}: "
+        f"{ends['difference']:+.3f} [{ends['low']:+.3f}, {ends['high']:+.3f}]."
+    )

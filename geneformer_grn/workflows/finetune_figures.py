@@ -1,0 +1,2 @@
+def write_figures(out, results, *, rows, inputs):
+    return None
