@@ -1,9 +1,10 @@
-"""Folders of fine-tuned models: plain Hugging Face where its classes can say it, else an encoder with our heads.
+"""Folders of fine-tuned models: plain Hugging Face where its classes can say it, else with heads of ours.
 
 One cell task read at ``<cls>`` is a ``BertForSequenceClassification``, one gene task a
-``BertForTokenClassification``; both load and predict without this package. Other heads (means, attention, grades,
-several tasks) have no class there: then the folder is a ``BertForMaskedLM`` with ``heads.safetensors`` beside it.
-Every folder holds ``heads.json``: what the heads predict, and the record of how they were made.
+``BertForTokenClassification``; both load and predict without this package. Other heads (means, attention,
+grades, several tasks) have no class there: then the folder is a ``BertForMaskedLM``, with
+``heads.safetensors`` beside it. Every folder holds ``heads.json``: what the heads predict, and the record of
+how they were made.
 """
 
 from __future__ import annotations

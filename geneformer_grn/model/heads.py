@@ -1,8 +1,8 @@
 """A fine-tuned model: an encoder with its heads, and what it says of cells and of genes.
 
 Cells are pooled first; genes are read token by token, and a gene's prediction is the mean over the cells that
-hold it. What `Finetuned.predict` does is fast and without gradients; `Finetuned.outputs` is differentiable, also
-with respect to the tokens' embeddings.
+hold it. What `Finetuned.predict` does is fast and without gradients; `Finetuned.outputs` is differentiable,
+also with respect to the tokens' embeddings.
 """
 
 from __future__ import annotations

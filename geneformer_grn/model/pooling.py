@@ -1,4 +1,4 @@
-"""One state per packed cell out of the states of its tokens; padding does not exist, specials are left out."""
+"""One state per packed cell out of those of its tokens; there is no padding, specials do not count."""
 
 from __future__ import annotations
 

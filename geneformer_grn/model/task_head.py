@@ -1,7 +1,8 @@
 """One task head: from the states of packed cells to logits, values or places.
 
 The ``cls`` head is exactly that of ``BertForSequenceClassification`` and the gene head that of
-``BertForTokenClassification``, so that those load anywhere; the price is that a head knows no layer but the last.
+``BertForTokenClassification``, so that those load anywhere; the price is that a head knows no layer but the
+last.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Fine-tuning: an encoder, labelled cells or genes and a split in; the best model of the validation part out.
 
-Every mode goes through one loop. What decides a result (first weights, order of the cells, dropout) is drawn from
-(seed, epoch, batch) and not from how far a run came, so that a run that was killed goes on to the same numbers.
+Every mode goes through one loop. What decides a result (first weights, order of the cells, dropout) is drawn
+from (seed, epoch, batch) and not from how far a run came, so that a run that was killed goes on to the same
+numbers.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from geneformer_grn.training.finetune_network import (
     parameter_groups,
     trainable_copy,
 )
+from geneformer_grn.training.finetune_predictions import Scored, kept_predictions, live_predictions
 from geneformer_grn.training.finetune_processes import Processes
 from geneformer_grn.training.finetune_settings import FinetuneOptim, FinetuneSettings
 from geneformer_grn.training.finetune_state import Progress, load_progress, run_facts, save_progress, snapshot
@@ -100,7 +102,7 @@ def finetune(
     resume: bool = False,
     weights: Mapping[str, float] | None = None,
 ) -> FinetuneResult:
-    """Teach an encoder with heads the training part, and return the model that is best on the validation part.
+    """Teach an encoder with heads the training part, and return the model best on the validation part.
 
     Parameters
     ----------
@@ -257,7 +259,7 @@ def _train_epoch(run: _Run) -> tuple[np.ndarray, int, float]:
     sums = processes.total(sums) / n_steps
     if not bool(torch.isfinite(sums).all()):
         raise ValueError(
-            f"the loss of epoch {run.progress.epoch + 1} is not finite; a lower lr or a longer warmup may help"
+            f"the loss of epoch {run.progress.epoch + 1} is not finite; lower lr, or raise warmup"
         )
     return sums.cpu().numpy(), n_cells, rate
 
@@ -303,8 +305,16 @@ def _set_rates(run: _Run) -> float:
 def _validate(run: _Run) -> Validation:
     """Return the figures of the validation part with the weights as they are."""
     run.network.eval()
-    scored = {name: (task, units) for name, (task, units) in run.tasks.items() if len(units)}
-    predicted = _kept_predictions(run, scored) if run.kept is not None else _live_predictions(run, scored)
+    scored: Scored = {name: (task, units) for name, (task, units) in run.tasks.items() if len(units)}
+    if run.kept is not None:
+        predicted = kept_predictions(run.network, run.kept, scored, cells=run.gene_cells)
+    else:
+        model = Finetuned(
+            merged(run.network.encoder), run.network.heads, run.network.specs, run.lessons.max_length
+        )
+        predicted = live_predictions(
+            model, run.lessons.ranked, scored, cells=run.gene_cells, token_budget=run.settings.token_budget
+        )
     deviations = {}
     for lesson in run.lessons.lessons:
         name = lesson.spec.name
@@ -312,56 +322,6 @@ def _validate(run: _Run) -> Validation:
         if name in predicted:
             predicted[name] = predicted[name] * lesson.deviation + lesson.mean
     return validate(predicted, scored, deviations)
-
-
-def _live_predictions(run: _Run, scored: Mapping[str, tuple[Task, np.ndarray]]) -> dict[str, np.ndarray]:
-    network, budget = run.network, run.settings.token_budget
-    model = Finetuned(merged(network.encoder), network.heads, network.specs, run.lessons.max_length)
-    of_genes = [name for name, (task, _) in scored.items() if task.level == "gene"]
-    of_cells = [name for name, (task, _) in scored.items() if task.level == "cell"]
-    predicted: dict[str, np.ndarray] = {}
-    if of_genes:
-        by_token = model.predict(
-            run.lessons.ranked, token_budget=budget, tasks=of_genes, cells=run.gene_cells
-        )
-        for name, table in by_token.items():
-            task, units = scored[name]
-            predicted[name] = table[cast("np.ndarray", task.gene_tokens)[units]]
-    if of_cells:
-        cells = np.unique(np.concatenate([scored[name][1] for name in of_cells]))
-        by_cell = model.predict(run.lessons.ranked, token_budget=budget, tasks=of_cells, cells=cells)
-        for name, table in by_cell.items():
-            predicted[name] = table[np.searchsorted(cells, scored[name][1])]
-    return predicted
-
-
-@torch.no_grad()
-def _kept_predictions(run: _Run, scored: Mapping[str, tuple[Task, np.ndarray]]) -> dict[str, np.ndarray]:
-    kept, predicted = cast("PooledStates", run.kept), {}
-    for number, (spec, module) in enumerate(zip(run.network.specs, run.network.heads, strict=True)):
-        if spec.name not in scored:
-            continue
-        task, units = scored[spec.name]
-        head = cast("TaskHead", module)
-        if task.level == "gene":
-            rows = kept.gene_rows(number, run.gene_cells)
-            tokens = kept.tokens[number][rows]
-        else:
-            rows = tokens = kept.place[units]
-        states = kept.states[number][torch.from_numpy(np.maximum(rows, 0)).to(run.processes.device)]
-        table = head.probabilities(head(states).cpu().double()).numpy()
-        if task.level == "gene":
-            genes = cast("np.ndarray", task.gene_tokens)[units]
-            table = np.array(
-                [
-                    table[tokens == gene].mean(axis=0) if (tokens == gene).any() else table[0] * np.nan
-                    for gene in genes
-                ]
-            )
-        else:
-            table = np.where((rows < 0).reshape(-1, *[1] * (table.ndim - 1)), np.nan, table)
-        predicted[spec.name] = table
-    return predicted
 
 
 def _best_model(run: _Run) -> Finetuned:

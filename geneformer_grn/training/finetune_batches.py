@@ -1,8 +1,8 @@
 """What the network is given: packed batches with what is asked of them, or states that were pooled once.
 
-With a frozen encoder nothing but the heads changes, so what they read is computed once and kept: an epoch of a
-linear probe then costs milliseconds. Where it would not fit in memory, and under attention pooling, which learns,
-the encoder runs in every epoch.
+With a frozen encoder nothing but the heads changes, so what they read is computed once and kept: an epoch of
+a linear probe then costs milliseconds. Where it would not fit in memory, and under attention pooling, which
+learns, the encoder runs in every epoch.
 """
 
 from __future__ import annotations

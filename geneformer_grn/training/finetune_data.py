@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from geneformer_grn.cells.packing import PackedBatch, pack
 from geneformer_grn.cells.ranking import RankedCells, model_input
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.heads import HeadSpec
+from geneformer_grn.model.pooling import Pooling
+from geneformer_grn.training.finetune_checks import check_tasks
 from geneformer_grn.training.finetune_settings import FinetuneOptim, FinetuneSettings
 from geneformer_grn.training.supervision import Level, Split, Task
 
@@ -173,7 +175,7 @@ def make_lessons(
     ValueError
         Tasks and cells do not fit, a level has no split, or a task has nothing to learn from.
     """
-    _check(ranked, tasks, splits)
+    check_tasks(ranked, tasks, splits)
     longest = vocabulary.max_length if settings.model.max_length is None else settings.model.max_length
     longest = min(longest, vocabulary.max_length)
     allowed = ranked.lengths > 0
@@ -196,38 +198,11 @@ def make_lessons(
     return Lessons(lessons, ranked, vocabulary, np.flatnonzero(asked), longest)
 
 
-def head_spec(task: Task, pooling: str) -> HeadSpec:
+def head_spec(task: Task, pooling: Pooling) -> HeadSpec:
     """Return the head that a task asks for."""
     return HeadSpec(
         task.name, task.level, task.kind, tuple(task.classes), "mean" if task.level == "gene" else pooling
-    )  # type: ignore[arg-type]
-
-
-def _check(ranked: RankedCells, tasks: Sequence[Task], splits: Mapping[Level, Split]) -> None:
-    names = [task.name for task in tasks]
-    if not tasks or len(set(names)) < len(names):
-        raise ValueError(f"fine-tuning needs one or more tasks of different names, found {names}")
-    for task in tasks:
-        if task.level not in splits:
-            raise ValueError(
-                f"task {task.name!r} is about {task.level}s, but there is no split of {task.level}s"
-            )
-        if task.level == "cell" and len(task.values) != len(ranked):
-            raise ValueError(
-                f"task {task.name!r} labels {len(task.values):,} cells, there are {len(ranked):,}"
-            )
-        if task.level == "gene" and task.gene_tokens is None:
-            raise ValueError(f"task {task.name!r} is about genes, but does not say which (gene_tokens)")
-        train = splits[task.level].train
-        found = np.unique(task.values[train][task.labelled[train]])
-        if len(found) == 0:
-            raise ValueError(f"no {task.level} of the training part has a label of task {task.name!r}")
-        if len(found) == 1:
-            what = task.classes[int(found[0])] if task.classes else found[0]
-            raise ValueError(
-                f"all labelled training {task.level}s of task {task.name!r} are {what!r}: there is nothing to "
-                "tell apart; choose another split or another label"
-            )
+    )
 
 
 def _held_tokens(ranked: RankedCells, room: int) -> tuple[np.ndarray, np.ndarray]:
@@ -303,11 +278,6 @@ def _class_weights(task: Task, values: np.ndarray, counts: np.ndarray, settings:
     present = max(1, int((sizes > 0).sum()))
     weights = np.divide(sizes.sum() / present, sizes, out=np.zeros(len(sizes)), where=sizes > 0)
     return np.asarray(weights[places])
-
-
-def restricted(lessons: Lessons, cells: np.ndarray) -> Lessons:
-    """Return the same lessons in fewer cells."""
-    return replace(lessons, cells=cells)
 
 
 def epochs_needed(settings: FinetuneOptim, steps_per_epoch: int) -> int:

@@ -1,8 +1,8 @@
 """The part that learns: which weights of the encoder do, the heads, and one loss for a packed batch.
 
 ``full``: all; ``top``: the last layers, the rest runs without gradients as in inference; ``lora``: low-rank
-changes of the attention's query and value maps (Hu et al. 2021), through peft; ``frozen``: the heads alone. The
-caller's encoder is never changed: what learns is a copy.
+changes of the attention's query and value maps (Hu et al. 2021), through peft; ``frozen``: the heads alone.
+The caller's encoder is never changed: what learns is a copy.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def trainable_copy(encoder: Encoder, settings: FinetuneSettings, device: torch.d
     mode, chosen = settings.model.mode, settings.model
     if mode == "top" and chosen.top_layers > encoder.n_layers:
         raise ValueError(
-            f"top_layers is {chosen.top_layers}, but {encoder.name!r} has {encoder.n_layers} layers; use mode full"
+            f"top_layers is {chosen.top_layers}, but {encoder.name!r} has {encoder.n_layers} layers"
         )
     precision: Precision = settings.optim.precision
     if mode == "frozen":
@@ -176,7 +176,7 @@ def add_lora(model: nn.Module, settings: FinetuneModel) -> None:
         ) from error
     config = LoraConfig(
         r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
+        lora_alpha=cast("int", settings.lora_alpha),
         target_modules=["query", "value"],
         lora_dropout=0.0,
     )
@@ -188,11 +188,12 @@ def merged(encoder: Encoder) -> Encoder:
     if not any(hasattr(module, "lora_A") for module in encoder.model.modules()):
         return replace(encoder)
     model = copy.deepcopy(encoder.model)
-    for parent in list(model.modules()):
+    for parent in list(cast("Any", model).modules()):
         for name, child in list(parent.named_children()):
             if hasattr(child, "lora_A"):
-                child.merge(safe_merge=True)
-                setattr(parent, name, child.get_base_layer())
+                adapted = cast("Any", child)
+                adapted.merge(safe_merge=True)
+                setattr(parent, name, adapted.get_base_layer())
     return replace(encoder, model=model)
 
 

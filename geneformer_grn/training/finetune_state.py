@@ -92,7 +92,9 @@ class Stored:
 
 def snapshot(network: Network) -> dict[str, Tensor]:
     """Return a copy, on the CPU, of all weights that learn and of the heads' standardisation."""
-    kept = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    kept: dict[str, Tensor] = {
+        name: weight for name, weight in network.named_parameters() if weight.requires_grad
+    }
     kept |= {name: buffer for name, buffer in network.named_buffers() if name.startswith("heads.")}
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}
 
