@@ -18,9 +18,8 @@ from typing import Any
 import typer
 
 VERBS = (
-    "demo", "run", "validate", "genes", "vocab", "import_geneformer", "tokenize", "corpus", "pretrain", "finetune",
-    "explain",
-    "embed", "perturb", "perturb_merge", "screen", "network", "propagate", "simulate", "evaluate", "card",
+    "demo", "run", "validate", "genes", "vocab", "import_geneformer", "tokenize", "corpus", "pretrain",
+    "finetune", "explain", "embed", "perturb", "perturb_merge", "screen", "network", "propagate", "simulate", "evaluate", "card",
     "info",
 )  # fmt: skip
 
