@@ -64,7 +64,9 @@ def network(
     truth: Truth = None,
     circular: Circular = "",
     compare: Compare = None,
-    permutations: Annotated[int, typer.Option("--permutations", min=10, help="For --compare.")] = 100,
+    splits: Annotated[
+        int, typer.Option("--splits", min=10, help="Halvings of each group for --compare.")
+    ] = 50,
     within: Within = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Edges kept per group and method.")] = 5000,
     max_targets: Annotated[
@@ -133,7 +135,7 @@ def network(
             ),
         )
         extras = NetworkExtras(
-            truth=truth, circular=circular, within=within, compare=compare, n_permutations=permutations
+            truth=truth, circular=circular, within=within, compare=compare, n_splits=splits
         )
         result = network_of_file(file, out, settings=settings, opening=opening, extras=extras)
         if result.card is not None and not as_json:

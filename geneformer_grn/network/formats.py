@@ -188,18 +188,18 @@ def _name_of(edges: pd.DataFrame, names: str) -> dict[str, str]:
 
 def _chosen(edges: pd.DataFrame, form: str, *, group: str | None, method: str | None) -> pd.DataFrame:
     """Return the edges of a group and method; of all where they need not be chosen."""
-    for column, wanted, many in (("group", group, _MANY_GROUPS), ("method", method, _MANY_METHODS)):
+    for column, wanted in (("group", group), ("method", method)):
         present = edges[column].unique().tolist() if column in edges.columns else []
+        if wanted is not None and wanted not in present:
+            found = ", ".join(map(repr, present)) or "none"
+            raise ValueError(f"no edges of {column} {wanted!r}; the table has {found}")
         if wanted is not None:
-            if wanted not in present:
-                found = ", ".join(map(repr, present)) or "none"
-                raise ValueError(f"no edges of {column} {wanted!r}; the table has {found}")
             edges = edges[edges[column] == wanted].reset_index(drop=True)
-        elif len(present) > 1 and form not in many:
-            raise ValueError(
-                f"{form} holds one {column}, and the table has {', '.join(map(repr, present))}; choose by "
-                f"--{column}"
-            )
+    for column, many in (("group", _MANY_GROUPS), ("method", _MANY_METHODS)):
+        present = edges[column].unique().tolist() if column in edges.columns else []
+        if len(present) > 1 and form not in many:
+            found = ", ".join(map(repr, present))
+            raise ValueError(f"{form} holds one {column}, and the table has {found}; choose by --{column}")
     return edges
 
 

@@ -77,7 +77,7 @@ def network(
         Of everything random.
     **options
         Others of `NetworkSettings` (``min_support``, ``attention_heads``, ``attention_direction``,
-        ``attention_correction``, ``cells_per_regulator``, ...), and ``n_permutations`` of the comparison.
+        ``attention_correction``, ``cells_per_regulator``, ...), and ``n_splits`` of the comparison.
 
     Returns
     -------
@@ -111,9 +111,7 @@ def network(
     from geneformer_grn.workflows.network_file import NetworkExtras, network_of_cells
     from geneformer_grn.workflows.network_settings import NetworkSettings, methods_of
 
-    extras = NetworkExtras(
-        truth=truth, compare=compare, within=within, n_permutations=options.pop("n_permutations", 100)
-    )
+    extras = NetworkExtras(truth=truth, compare=compare, within=within, n_splits=options.pop("n_splits", 50))
     settings = NetworkSettings(
         methods=methods_of(methods) if isinstance(methods, str) else tuple(methods),
         regulators="auto" if regulators is None else tuple(regulators),

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from geneformer_grn._runtime import logger
 from geneformer_grn.extraction.methods import METHODS as FROM_MODEL
-from geneformer_grn.network.differences import edge_differences, standardised
+from geneformer_grn.network.differences import edge_differences
 from geneformer_grn.network.methods import MODEL_FREE
 from geneformer_grn.network.scored import ScoredPairs
 from geneformer_grn.workflows.grouping import UNLABELLED
-from geneformer_grn.workflows.network_scorers import NetworkCells, score_expression, scorers
+from geneformer_grn.workflows.network_scorers import NetworkCells, Scorer, scorers
 from geneformer_grn.workflows.network_settings import NetworkSettings
 from geneformer_grn.workflows.regulators import detected
 
-COLUMNS = ("source", "target", "weight_a", "weight_b", "difference", "chance_sd", "support_a", "support_b",
+COLUMNS = ("source", "target", "weight_a", "weight_b", "difference", "low", "high", "support_a", "support_b",
            "p_value", "q_value", "method", "group_a", "group_b")  # fmt: skip
 """Columns of a table of differences, in order."""
+
+_OF_NO_CELLS = frozenset({"embedding"})  # weights of the model, in which cells play no part
+_DEPTH_RATIO = 1.25  # of the median counts of the cells of two groups, beyond which it is mentioned
 
 
 def compare_groups(
@@ -30,14 +35,12 @@ def compare_groups(
     genes: tuple[np.ndarray, np.ndarray],
     methods: Collection[str],
     settings: NetworkSettings,
-    n_permutations: int = 100,
+    n_splits: int = 50,
 ) -> pd.DataFrame:
     """Compare the networks of two groups, pair by pair.
 
-    For methods from counts, expression is first centred and scaled per gene within each group, which leaves
-    the weights as they are: a gene that is merely higher in one group is no difference. The model reads whole
-    cells, which cannot be so treated: there the null is that the cells are interchangeable, which cells of
-    two types never are, and a small p-value says less.
+    A difference is one of weights, whatever makes it. Correlation falls with depth: where one group was
+    sequenced deeper, its correlations are larger, which is said in the log.
 
     Parameters
     ----------
@@ -53,7 +56,7 @@ def compare_groups(
         To compare by; of those that score pairs on their own, others are left out with a warning.
     settings
         How pairs are scored; ``top`` rows are kept per method.
-    n_permutations
+    n_splits
         See `geneformer_grn.network.differences.edge_differences`.
 
     Returns
@@ -75,21 +78,32 @@ def compare_groups(
             f"no {'target' if len(regulators) else 'regulator'} is expressed in {settings.min_support} cells "
             f"of both {groups[0]!r} and {groups[1]!r}, so that no edge can be compared"
         )
-    compared = [method for method in methods if method in MODEL_FREE or method in FROM_MODEL]
+    alone = {*MODEL_FREE, *FROM_MODEL} - _OF_NO_CELLS
+    compared = [method for method in methods if method in alone]
     left_out = [method for method in methods if method not in compared]
     if not compared:
         raise ValueError(f"none of {', '.join(methods)} can be compared between groups; name another method")
     if left_out:
         logger.warning("not compared between groups: %s", ", ".join(left_out))
     logger.info(
-        "%s (%d cells) against %s (%d): %d regulators × %d targets, %d permutations of %s",
+        "%s (%d cells) against %s (%d): %d regulators × %d targets, %d splits, %s",
         groups[0], len(rows[0]), groups[1], len(rows[1]),
-        len(regulators), len(targets), n_permutations, ", ".join(compared),
+        len(regulators), len(targets), n_splits, ", ".join(compared),
     )  # fmt: skip
+    _warn_of_depth(cells, rows, groups)
+    halved = replace(
+        settings,
+        min_support=max(settings.min_support // 2, 1),
+        cells_per_regulator=max(settings.cells_per_regulator // 2, 1),
+    )
+    whole, half = (scorers(cells, how, tuple(compared)) for how in (settings, halved))
     tables = []
     for method in compared:
-        score, (first, second) = _scorer(method, cells, rows, (regulators, targets), settings)
-        table = edge_differences(score, first, second, n_permutations=n_permutations, seed=settings.seed)
+        table = edge_differences(
+            partial(_score, whole[method], regulators, targets), *rows,
+            score_half=partial(_score, half[method], regulators, targets),
+            n_splits=n_splits, seed=settings.seed,
+        )  # fmt: skip
         tables.append(table.head(settings.top).assign(method=method))
     table = pd.concat(tables, ignore_index=True)
     return table.assign(group_a=groups[0], group_b=groups[1])[list(COLUMNS)]
@@ -143,30 +157,16 @@ def split_groups(text: str, labels: np.ndarray | None) -> tuple[str, str]:
     return (fitting or ways)[0]
 
 
-def _scorer(
-    method: str,
-    cells: NetworkCells,
-    rows: tuple[np.ndarray, np.ndarray],
-    genes: tuple[np.ndarray, np.ndarray],
-    settings: NetworkSettings,
-) -> tuple[Callable[[np.ndarray], ScoredPairs], tuple[np.ndarray, np.ndarray]]:
-    """Return a function of cells, and the two groups in the numbers that it takes."""
-    regulators, targets = genes
-    if method in FROM_MODEL:
-        by_method = scorers(cells, settings, (method,))[method]
-        return lambda part: by_method(part, regulators, targets)[method], rows
-    names = cells.vocabulary.ensembl_ids
-    tokens = np.union1d(regulators, targets)
-    columns = np.flatnonzero(np.isin(cells.counts.column_tokens, tokens))
-    both = np.concatenate(rows)
-    is_first = np.arange(len(both)) < len(rows[0])
-    matrix = standardised(cells.expression[both][:, columns].toarray(), is_first)
-    gene_ids = cells.gene_ids[columns]
+def _score(score: Scorer, regulators: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> ScoredPairs:
+    (pairs,) = score(rows, regulators, targets).values()
+    return pairs
 
-    def score(part: np.ndarray) -> ScoredPairs:
-        return score_expression(
-            method, matrix[part], gene_ids,
-            regulators=names[regulators], targets=names[targets], settings=settings,
+
+def _warn_of_depth(cells: NetworkCells, rows: tuple[np.ndarray, np.ndarray], groups: tuple[str, str]) -> None:
+    depth = [float(np.median(cells.counts.n_counts[part])) for part in rows]
+    if max(depth) > _DEPTH_RATIO * min(depth):
+        logger.warning(
+            "cells of %s hold %.0f counts and those of %s %.0f: correlations grow with depth, and so "
+            "do their differences",
+            groups[0], depth[0], groups[1], depth[1],
         )  # fmt: skip
-
-    return score, (np.flatnonzero(is_first), np.flatnonzero(~is_first))

@@ -38,15 +38,15 @@ class NetworkExtras:
         obs column of states; within a group, pairs are scored in each state alone and averaged.
     compare
         Two groups, or ``A,B``: which edges change between them.
-    n_permutations
-        Of that comparison.
+    n_splits
+        Of that comparison, see `geneformer_grn.network.differences.edge_differences`.
     """
 
     truth: Path | str | None = None
     circular: str = ""
     within: str | None = None
     compare: tuple[str, str] | str | None = None
-    n_permutations: int = 100
+    n_splits: int = 50
 
 
 def network_of_cells(
@@ -99,9 +99,9 @@ def network_of_cells(
     differences = compare_groups(
         cells, opened.labels, compare,
         genes=(regulators, targets), methods=result.universe.settings["methods"],
-        settings=settings, n_permutations=extras.n_permutations,
+        settings=settings, n_splits=extras.n_splits,
     )  # fmt: skip
-    result.universe.settings["compare"] = {"groups": compare, "n_permutations": extras.n_permutations}
+    result.universe.settings["compare"] = {"groups": compare, "n_splits": extras.n_splits}
     return replace(result, differences=with_symbols(differences, opened.vocabulary))
 
 
