@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -37,16 +38,25 @@ class ChosenRows:
         Rows left out by the expression.
     n_not_sampled
         Rows left out by the sample.
+    n_copies
+        Rows left out as copies of cells elsewhere.
     """
 
     rows: np.ndarray
     n_filtered: int
     n_not_asked: int
     n_not_sampled: int
+    n_copies: int = 0
 
 
 def choose_rows(
-    obs: pd.DataFrame, name: str, *, where: str | None = None, n_cells: int | None = None, seed: int = 0
+    obs: pd.DataFrame,
+    name: str,
+    *,
+    where: str | None = None,
+    copies: np.ndarray | None = None,
+    n_cells: int | None = None,
+    seed: int = 0,
 ) -> ChosenRows:
     """Return the rows with ``filter_pass == 1`` (where there is such a column) that fit an expression.
 
@@ -58,6 +68,8 @@ def choose_rows(
         What messages call the file.
     where
         Expression over obs columns, see :func:`rows_where`; None: all rows.
+    copies
+        Row numbers of cells that are left out, being elsewhere too; None: none.
     n_cells
         Take a random sample of at most this many rows, in order; None: all.
     seed
@@ -88,6 +100,14 @@ def choose_rows(
         chosen &= rows_where(obs, where, name)
         if not chosen.any():
             raise ValueError(f"{name}: none of its {n_passing:,} cells fits --where {where!r}")
+    n_fitting = int(chosen.sum())
+    if copies is not None:
+        chosen[copies] = False
+        if not chosen.any():
+            raise ValueError(
+                f"{name}: all of its cells are copies of others by --without; leave the file out"
+            )
+    n_copies = n_fitting - int(chosen.sum())
     rows = np.flatnonzero(chosen).astype(np.int64)
     n_asked = len(rows)
     if n_cells is not None and n_cells < n_asked:
@@ -95,9 +115,49 @@ def choose_rows(
     return ChosenRows(
         rows=rows,
         n_filtered=len(obs) - n_passing,
-        n_not_asked=n_passing - n_asked,
+        n_not_asked=n_passing - n_fitting,
         n_not_sampled=n_asked - len(rows),
+        n_copies=n_copies,
     )
+
+
+def read_left_out(path: Path | str, name: str, obs_names: pd.Index) -> np.ndarray:
+    """Return the row numbers of a file that a table of duplicates leaves out, ``(k,)`` int64.
+
+    Parameters
+    ----------
+    path
+        Tab-separated, as `geneformer-grn corpus duplicates` writes it; it needs ``file``, ``row``, ``cell``.
+    name
+        Name of the file.
+    obs_names
+        Its cells, which must be those of the table.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such table.
+    ValueError
+        It has other columns, or speaks of other cells.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such table of cells to leave out")
+    table = pd.read_csv(path, sep="\t", dtype={"file": str, "cell": str})
+    if missing := sorted({"file", "row", "cell"} - set(table.columns)):
+        raise ValueError(
+            f"{path}: no column {', '.join(missing)}; `geneformer-grn corpus duplicates` writes such a table"
+        )
+    table = table[table["file"] == name]
+    rows = table["row"].to_numpy(dtype=np.int64)
+    known = (rows >= 0) & (rows < len(obs_names))
+    known[known] = obs_names[rows[known]].astype(str) == table["cell"].to_numpy()[known]
+    if not known.all():
+        wrong = table.iloc[int(np.argmin(known))]
+        raise ValueError(
+            f"{path}: row {wrong['row']} of {name} is not {wrong['cell']!r}; the table was made of another "
+            "state of the file. Make it anew"
+        )
+    return np.unique(rows)
 
 
 def rows_where(obs: pd.DataFrame, where: str, name: str) -> np.ndarray:

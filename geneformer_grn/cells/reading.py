@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import sparse
 
 from geneformer_grn._runtime import logger
-from geneformer_grn.cells.filters import ChosenRows, choose_rows
+from geneformer_grn.cells.filters import ChosenRows, choose_rows, read_left_out
 from geneformer_grn.cells.judging import (
     LARGEST_LOG1P,
     refuse_impossible,
@@ -60,6 +60,8 @@ class ReadSettings:
         Leave out cells without any count of a known gene, instead of refusing the file.
     where
         Read only cells that fit this expression over obs columns, such as ``n_genes > 500``.
+    without
+        Table of cells to leave out, as :mod:`geneformer_grn.cells.duplicates` writes it.
     species
         ``mouse``: the file's genes are mouse genes, read as their one-to-one human orthologs.
     """
@@ -71,6 +73,7 @@ class ReadSettings:
     sum_duplicates: bool = False
     drop_empty: bool = False
     where: str | None = None
+    without: str | None = None
     species: Species = "human"
 
     def __post_init__(self) -> None:
@@ -158,6 +161,7 @@ class OpenedCounts:
             **self.mapping.report, "naming": self.mapping.naming, "identifiers": self.identifiers,
             "format": self.source.kind, "matrix": self.source.label, "n_cells_file": self.source.shape[0],
             "n_dropped_filter": self.chosen.n_filtered, "n_dropped_where": self.chosen.n_not_asked,
+            "n_dropped_copies": self.chosen.n_copies,
             "n_not_sampled": self.chosen.n_not_sampled, "normalised": self.scale != "counts",
             "n_counts_from": "file" if self.totals_column is None else f"obs[{self.totals_column!r}]",
         }  # fmt: skip
@@ -210,7 +214,10 @@ def open_counts(
     opened = open_source(source, layer=settings.layer)
     name = name or opened.name
     try:
-        chosen = choose_rows(opened.obs, name, where=settings.where, n_cells=n_cells, seed=seed)
+        copies = read_left_out(settings.without, name, opened.obs.index) if settings.without else None
+        chosen = choose_rows(
+            opened.obs, name, where=settings.where, copies=copies, n_cells=n_cells, seed=seed
+        )
         scale = scale or _scale(opened, settings, f"{opened.label} of {name}")
         mapping, identifiers = map_identifiers(
             opened.var, vocabulary, gene_column=settings.gene_column, sum_duplicates=settings.sum_duplicates,

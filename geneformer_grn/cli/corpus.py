@@ -26,6 +26,7 @@ def add(app: typer.Typer) -> None:
     corpus.command("info", help="Say what a corpus is and how to open it.")(info)
     corpus.command("merge", help="Join corpora of one vocabulary; the same cell twice is refused.")(merge)
     corpus.command("split", help="Split by donor, file or cell type; a leak between parts is refused.")(split)
+    corpus.command("duplicates", help="List cells that are in several files, by their counts.")(duplicates)
     corpus.command("task", help="Do one share of the work that tokenize --plan planned.")(task)
     corpus.command("finish", help="Join what all shares made to the corpus.")(finish)
     app.add_typer(corpus, name="corpus")
@@ -47,6 +48,46 @@ def info(
         if not quiet:
             typer.echo(facts_text(facts))
         summary |= facts | {"seed": seed}
+
+
+def duplicates(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files of cells, or folders.", show_default=False)
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="TABLE", help="Table to write, for --without.")],
+    keep: Annotated[
+        list[Path] | None,
+        typer.Option("--keep", metavar="FILE", help="Files whose cells stay, such as those to judge on."),
+    ] = None,
+    model: options.Model = "mini",
+    species: options.Species = "human",
+    layer: options.Layer = None,
+    gene_column: options.GeneColumn = None,
+    seed: options.Seed = 0,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the cells to leave out, a row each, and where the cell is that stays."""
+    with verb(quiet=quiet, as_json=as_json) as summary:
+        from geneformer_grn.cells.opening import find_files
+        from geneformer_grn.cells.reading import ReadSettings
+        from geneformer_grn.model.folder import read_vocabulary, resolve_checkpoint
+        from geneformer_grn.workflows.duplicates import write_duplicates
+
+        read = ReadSettings(
+            layer=layer,
+            gene_column=gene_column,
+            sum_duplicates=True,
+            drop_empty=True,
+            species=species,  # type: ignore[arg-type]  # checked there, with the known names
+        )
+        vocabulary = read_vocabulary(resolve_checkpoint(model))
+        facts = write_duplicates(find_files(files), vocabulary, out, keep=keep or [], settings=read)
+        if not quiet:
+            typer.echo(facts["text"])
+        summary |= {name: facts[name] for name in ("table", "n_files", "n_cells", "n_copies", "pairs")}
+        summary["seed"] = seed
 
 
 def merge(

@@ -56,6 +56,12 @@ def tokenize(
     vocabulary: Vocabulary = None,
     columns: Columns = None,
     where: options.Where = None,
+    without: Annotated[
+        Path | None,
+        typer.Option(
+            "--without", metavar="TABLE", help="Leave out the copies that corpus duplicates listed."
+        ),
+    ] = None,
     min_genes: MinGenes = 1,
     min_counts: MinCounts = 0.0,
     cells: SampleCells = None,
@@ -94,6 +100,7 @@ def tokenize(
             sum_duplicates=sum_duplicates,
             drop_empty=drop_empty,
             where=where,
+            without=None if without is None else str(without.resolve()),
             species=species,  # type: ignore[arg-type]  # checked there, with the known names
         )
         settings = CorpusSettings(
@@ -114,8 +121,8 @@ def tokenize(
             find_files(files), out, genes, settings, workers=workers, threads=threads, ray=ray
         )
         facts = (
-            "n_cells", "n_tokens", "n_dropped_filter", "n_dropped_where", "n_dropped_empty",
-            "n_dropped_min_genes", "n_dropped_min_counts", "seed",
+            "n_cells", "n_tokens", "n_dropped_filter", "n_dropped_where", "n_dropped_copies",
+            "n_dropped_empty", "n_dropped_min_genes", "n_dropped_min_counts", "seed",
         )  # fmt: skip
         mapped = ("n_matched", "n_lost", "n_summed", "n_ambiguous")
         summary |= {

@@ -14,6 +14,7 @@ _QUANTILES = {"least": 0.0, "lower quartile": 0.25, "median": 0.5, "upper quarti
 _REASONS = {
     "n_dropped_filter": "filtered out",
     "n_dropped_where": "not asked for",
+    "n_dropped_copies": "copies of other cells",
     "n_dropped_empty": "empty",
     "n_dropped_min_genes": "too few known genes",
     "n_dropped_min_counts": "too few counts",

@@ -28,9 +28,9 @@ from geneformer_grn.genes.vocabulary import VOCABULARY_FILES, GeneVocabulary
 PLAN = "plan.json"
 _WORTH_KEEPING = 1_000_000  # rows: a minute of work
 _TOTALS = (
-    "n_cells_file", "n_cells", "n_dropped_filter", "n_dropped_where", "n_dropped_empty",
-    "n_dropped_min_genes", "n_dropped_min_counts", "n_not_sampled", "n_cropped_cells", "n_cropped_genes",
-    "n_tokens", "counts_total", "counts_known",
+    "n_cells_file", "n_cells", "n_dropped_filter", "n_dropped_where", "n_dropped_copies",
+    "n_dropped_empty", "n_dropped_min_genes", "n_dropped_min_counts", "n_not_sampled", "n_cropped_cells",
+    "n_cropped_genes", "n_tokens", "counts_total", "counts_known",
 )  # fmt: skip
 
 
@@ -79,10 +79,12 @@ class CorpusPlan:
     @cached_property
     def parts(self) -> list[list[Part]]:
         """The parts of each file."""
+        without = self.settings.read.without
+        table = {"without": sha256_of(Path(without))} if without else {}
         return [
             parts_of(
-                file.report["n_cells_file"], {"name": file.name, "stamp": file.stamp}, self.settings,
-                self.vocabulary,
+                file.report["n_cells_file"], {"name": file.name, "stamp": file.stamp, **table},
+                self.settings, self.vocabulary,
             )
             for file in self.files
         ]  # fmt: skip
@@ -319,7 +321,9 @@ def _tell(entry: dict[str, Any]) -> None:
 
 
 def _manifest(plan: CorpusPlan, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    vocabulary = plan.vocabulary
+    vocabulary, settings = plan.vocabulary, asdict(plan.settings)
+    if without := settings["read"]["without"]:
+        settings["read"]["without"] = Path(without).name
     return {
         "kind": CORPUS_KIND,
         "format": 1,
@@ -328,7 +332,7 @@ def _manifest(plan: CorpusPlan, entries: list[dict[str, Any]]) -> dict[str, Any]
             "fingerprint": vocabulary.fingerprint, "setting": vocabulary.setting,
             "n_genes": len(vocabulary) - vocabulary.n_special, "max_length": vocabulary.max_length,
         },
-        "settings": asdict(plan.settings),
+        "settings": settings,
         "seed": plan.settings.seed,
         **{name: sum(entry[name] for entry in entries) for name in _TOTALS},
         "files": entries,
