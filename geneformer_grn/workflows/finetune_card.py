@@ -29,8 +29,8 @@ def render_finetuned_card(results: dict[str, Any]) -> str:
         _HEAD,
         f"# {results['name']}",
         "",
-        f"`{model['name']}` ({model['parameters']:,} parameters) fine-tuned, mode `{model['mode']}`, on {files}. "
-        f"The encoder's weights were {what} (sha256 {model['encoder_before'][:12]} before, "
+        f"`{model['name']}` ({model['parameters']:,} parameters) fine-tuned, mode `{model['mode']}`, on "
+        f"{files}. The encoder's weights were {what} (sha256 {model['encoder_before'][:12]} before, "
         f"{model['encoder_after'][:12]} after). Seed {config['run']['seed']}.",
         "",
         f"Split: {data['split']}. {data['split_why']}".rstrip(),
@@ -50,7 +50,9 @@ def render_finetuned_card(results: dict[str, Any]) -> str:
         if task["kind"] != "regression":
             lines += ["", "| class | units | precision | recall | F1 |", "|---|---|---|---|---|"]
             lines += [
-                f"| {row['class']} | {row['n']:,} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} |"
+                f"| {row['class']} | {row['n']:,} | "
+                + " | ".join(f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+                + " |"
                 for row in task["methods"][FINETUNED]["per_class"]
             ]
     lines += ["", "Not for decisions about patients: nothing here was validated beyond the table above.", ""]

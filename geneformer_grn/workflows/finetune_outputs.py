@@ -86,7 +86,7 @@ def results_table(results: dict[str, Any]) -> pd.DataFrame:
     main = table["task"].map({name: task["main_measure"] for name, task in results["tasks"].items()})
     best = [-row[measure] for measure, (_, row) in zip(main, table.iterrows(), strict=True)]
     blocks = table.groupby(["task", "labels"], sort=False).ngroup()
-    order = np.lexsort([np.arange(len(table)), best, blocks])
+    order = np.lexsort((np.arange(len(table)), np.array(best), blocks.to_numpy()))
     return table.iloc[order].reset_index(drop=True)
 
 
