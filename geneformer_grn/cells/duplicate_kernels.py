@@ -43,9 +43,9 @@ def signatures(
                 band = np.int64(key % np.uint64(N_BANDS))
                 held[band] += 1
                 table[cell, band] += _mixed(key ^ _mixed(np.uint64(counts[place] * 16.0)))
-        for band in range(N_BANDS):
-            if held[band] < least:
-                table[cell, band] = np.uint64(0)
+        for place in range(N_BANDS):
+            if held[place] < least:
+                table[cell, place] = np.uint64(0)
     return table
 
 

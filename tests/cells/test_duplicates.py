@@ -122,3 +122,16 @@ def test_a_bad_table_is_refused(tmp_path):
     (tmp_path / "bad.tsv").write_text("file\tcell\na\tx\n")
     with pytest.raises(ValueError, match="no column row"):
         read_left_out(tmp_path / "bad.tsv", "a", pd.Index(["x"]))
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_public_files_that_hold_each_others_cells(vocabulary, shared_dir):
+    """Two panels of one study: all cells of the smaller table are in the larger, as their makers say."""
+    folder = shared_dir / "data" / "dev_eval"
+    names = ("kang_ifnb_1287g.h5ad", "kang_ifnb_2511g.h5ad", "pbmc3k.h5ad")
+    files = [read_counts(folder / name, vocabulary, ReadSettings(drop_empty=True)) for name in names]
+    table = find_duplicates(files, len(vocabulary))
+    assert len(table) == len(files[1].kept)
+    assert set(table["file"]) == {names[0]}
+    assert set(table["kept_file"]) == {names[1]}
