@@ -181,7 +181,7 @@ def resampled(
     strength: np.ndarray, pairs: Pairs, *, seed: int = 0, n: int = RESAMPLES
 ) -> dict[str, np.ndarray]:
     """Return score -> ``(n,)`` values over resamples of the regulators; the same ones for equal seeds."""
-    from geneformer_grn.evaluation.ranking_kernels import resampled_scores
+    from geneformer_grn.evaluation.resampling import resampled_scores
 
     copies = regulator_copies(len(pairs.regulators), seed=seed, n=n)
     scores = strength[pairs.judged]

@@ -22,8 +22,8 @@ from geneformer_grn.evaluation.networks import (
     resampled,
 )
 from geneformer_grn.metrics import average_precision
+from geneformer_grn.network.folds import FOLDS, regulator_folds
 
-FOLDS = 5
 _COLUMNS = ("|r|", "target mean", "target variance", "target detection")
 _SMALL = 1e-9  # probabilities are kept so far from 0 and 1: one confident mistake has no infinite loss
 
@@ -64,12 +64,18 @@ def gene_level_scores(covariates: Covariates, pairs: Pairs) -> dict[str, np.ndar
 
 
 def residual(
-    strength: np.ndarray, pairs: Pairs, covariates: Covariates, *, seed: int = 0, n: int = RESAMPLES
+    strength: np.ndarray,
+    pairs: Pairs,
+    covariates: Covariates,
+    *,
+    seed: int = 0,
+    n: int = RESAMPLES,
+    without: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return what a score adds to the covariates in predicting the edges of unseen regulators.
 
     Two logistic regressions are fitted on the regulators of the other folds, one with the covariates alone
-    (|r|, mean, variance and detection of the target, and its number of known regulators among those fitted
+    (|r|, mean, variance and detection of the target, and its share of known regulators among those fitted
     on), one with the score beside them, all as ranks.
 
     Parameters
@@ -79,7 +85,9 @@ def residual(
     pairs, covariates
         See `judged_pairs` and `Covariates`.
     seed, n
-        Of the folds and the bootstrap.
+        Of the folds and the bootstrap; 0 resamples: no intervals.
+    without
+        What `by_covariates` returns for these pairs, covariates and seed; None: it is fitted here.
 
     Returns
     -------
@@ -88,14 +96,12 @@ def residual(
         (95 %, over regulators, from 20 on), and ``auprc_covariates``, ``auprc_with_score``. Empty where there
         are fewer than `FOLDS` regulators, or folds without a true edge.
     """
-    folds = _folds(pairs, seed)
-    if folds is None:
+    if without is None:
+        without = by_covariates(pairs, covariates, seed=seed)
+    if not len(without):
         return {}
-    base = covariates.columns(pairs)
     score = _as_ranks(strength[pairs.judged])[:, None]
-    without, with_score = (
-        _out_of_fold(pairs, folds, features) for features in (base, np.hstack([base, score]))
-    )
+    with_score = _out_of_fold(pairs, np.hstack([covariates.columns(pairs), score]), seed)
     labels = pairs.known[pairs.judged]
     loss_gain = _log_loss(labels, without) - _log_loss(labels, with_score)
     areas = [average_precision(labels, each) for each in (without, with_score)]
@@ -105,7 +111,7 @@ def residual(
         "auprc_gain": areas[1] - areas[0],
         "log_loss_gain": float(loss_gain.mean()),
     }
-    if len(pairs.regulators) < FEWEST_REGULATORS:
+    if n == 0 or len(pairs.regulators) < FEWEST_REGULATORS:
         return found
     drawn = [resampled(_laid(each, pairs), pairs, seed=seed, n=n)["auprc"] for each in (without, with_score)]
     low, high = np.nanquantile(drawn[1] - drawn[0], [0.025, 0.975])
@@ -117,38 +123,44 @@ def residual(
     return found | {"log_loss_gain_low": float(low), "log_loss_gain_high": float(high)}
 
 
-def _folds(pairs: Pairs, seed: int) -> np.ndarray | None:
-    """Return the fold of every regulator, as even in known edges as possible; None where too few have any."""
-    n_known = (pairs.known & pairs.judged).sum(axis=1)
-    if np.count_nonzero(n_known) < FOLDS:
-        return None
-    rng = np.random.default_rng([seed, 1])
-    order = rng.permutation(len(n_known))
-    order = order[np.argsort(-n_known[order], kind="stable")]
-    folds = np.empty(len(n_known), dtype=np.int64)
-    # there and back again: each round of regulators is dealt in the opposite order of the last
-    dealt = np.arange(len(n_known)) % (2 * FOLDS)
-    folds[order] = np.where(dealt < FOLDS, dealt, 2 * FOLDS - 1 - dealt)
-    return folds
+def by_covariates(pairs: Pairs, covariates: Covariates, *, seed: int = 0) -> np.ndarray:
+    """Return ``(n,)`` probabilities of the judged pairs by the covariates alone, out of fold.
+
+    One fit serves all scores over the same pairs. Empty where there are fewer than `FOLDS` regulators with
+    known edges.
+    """
+    if np.count_nonzero((pairs.known & pairs.judged).any(axis=1)) < FOLDS:
+        return np.empty(0)
+    return _out_of_fold(pairs, covariates.columns(pairs), seed)
 
 
-def _out_of_fold(pairs: Pairs, folds: np.ndarray, features: np.ndarray) -> np.ndarray:
+def _out_of_fold(pairs: Pairs, features: np.ndarray, seed: int) -> np.ndarray:
     """Return ``(n,)`` probabilities of the judged pairs, each from a fit without its regulator."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    known = pairs.known & pairs.judged
+    folds = regulator_folds(known.sum(axis=1), np.random.default_rng([seed, 1]))
     labels, fold_of = pairs.known[pairs.judged], folds[pairs.row]
     column = np.nonzero(pairs.judged)[1]
+    of_fold = [(known[folds == fold].sum(axis=0), pairs.judged[folds == fold].sum(axis=0))
+               for fold in range(FOLDS)]  # fmt: skip
+    n_known, n_judged = (np.stack(each) for each in zip(*of_fold, strict=True))
     probability = np.empty(len(labels))
     for fold in range(FOLDS):
         inside = fold_of != fold
-        degree = (pairs.known & pairs.judged)[folds != fold].sum(axis=0)
-        known = np.column_stack([features, np.log1p(degree)[column]])
-        model = LogisticRegression(C=1.0, max_iter=300)
+        # a pair's own fold is not counted: its regulator's edges are what is to be predicted
+        others = [[other for other in range(FOLDS) if other not in (fold, own)] for own in range(FOLDS)]
+        share = np.stack(
+            [n_known[each].sum(axis=0) / np.maximum(n_judged[each].sum(axis=0), 1) for each in others]
+        )
+        popular = np.log1p(share * len(folds))[fold_of, column]
+        columns = np.column_stack([features, popular])
+        model = LogisticRegression(C=1.0, max_iter=50, solver="newton-cholesky")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the ranking settles long before
-            model.fit(known[inside], labels[inside])
-        probability[~inside] = model.predict_proba(known[~inside])[:, 1]
+            model.fit(columns[inside], labels[inside])
+        probability[~inside] = model.predict_proba(columns[~inside])[:, 1]
     return probability
 
 

@@ -141,9 +141,9 @@ def known_pairs(pairs: ScoredPairs, truth: Truth, *, seed: int = 0) -> KnownPair
     n_known = known.sum(axis=1)
     if np.count_nonzero(n_known) < FOLDS:
         raise ValueError(
-            f"{np.count_nonzero(n_known)} of {len(regulators):,} regulators have an edge of {truth.name} among "
-            f"the {len(targets):,} targets; a supervised combination needs {FOLDS}. Without known edges, "
-            "aggregate ranks"
+            f"{np.count_nonzero(n_known)} of {len(regulators):,} regulators have edges of {truth.name} to one "
+            f"of {len(targets):,} targets; a supervised combination needs {FOLDS}. Without known edges, use "
+            "rank_aggregate"
         )
     fold = np.full(len(regulators), -1, dtype=np.int64)
     fold[row] = regulator_folds(n_known[row], np.random.default_rng([seed, 3]))
@@ -155,7 +155,7 @@ class _Fitting:
 
     def __init__(self, features: PairFeatures, pairs: KnownPairs, seed: int) -> None:
         self.features, self.pairs, self.seed = features, pairs, seed
-        self._fits: dict[frozenset[int], dict[str, LogOdds]] = {}
+        self._fits: dict[frozenset[int], tuple[dict[str, LogOdds], float]] = {}
         shape = (FOLDS, pairs.known.shape[1])
         self._n_known, self._n_judged = np.zeros(shape), np.zeros(shape)
         for fold in range(FOLDS):
@@ -184,22 +184,23 @@ class _Fitting:
         self, left_out: frozenset[int], row: np.ndarray, column: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Return classifier -> ``(n,)`` log-odds of pairs by fits without some folds."""
-        fits = self._fits.get(left_out) or self._fit(left_out)
-        self._fits[left_out] = fits
+        if left_out not in self._fits:
+            self._fits[left_out] = self._fit(left_out)
+        fits, offset = self._fits[left_out]
         matrix = self._matrix(left_out, row, column)
-        found = {name: fit(matrix) for name, fit in fits.items()}
+        found = {name: fit(matrix) + offset for name, fit in fits.items()}
         return found | {BOTH: np.mean(list(found.values()), axis=0)}
 
-    def _fit(self, left_out: frozenset[int]) -> dict[str, LogOdds]:
+    def _fit(self, left_out: frozenset[int]) -> tuple[dict[str, LogOdds], float]:
         inside = self.pairs.rows_in(set(range(FOLDS)) - left_out)
         row, column = np.nonzero(self.pairs.judged & inside[:, None])
         labels = self.pairs.known[row, column]
-        kept, weights = thinned(labels, np.random.default_rng([self.seed, 4, *sorted(left_out)]))
+        kept, offset = thinned(labels, np.random.default_rng([self.seed, 4, *sorted(left_out)]))
         matrix = self._matrix(left_out, row[kept], column[kept])
-        return {name: model(matrix, labels[kept], weights, self.seed) for name, model in MODELS.items()}
+        return {name: model(matrix, labels[kept], self.seed) for name, model in MODELS.items()}, offset
 
     def _matrix(self, left_out: frozenset[int], row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """Return features; a target's known regulators are counted in folds fitted on, without the pair's own."""
+        """Return features; a target's known regulators count where fits look, except in the pair's own fold."""
         allowed = np.array([fold not in left_out for fold in range(FOLDS)])
         n_known, n_judged = self._n_known[allowed].sum(axis=0), self._n_judged[allowed].sum(axis=0)
         usual = n_known.sum() / max(n_judged.sum(), 1.0)

@@ -1,7 +1,7 @@
 """Classifiers of pairs: a regression and boosted trees, and the calibration of what they say.
 
-Both are handed the same features and return log-odds. Where pairs are many, negatives are thinned and
-weighted up, so that the log-odds stay those of all pairs.
+Both are handed the same features and return log-odds. Where pairs are many, negatives are thinned, and what
+that adds to the log-odds is taken off again (weights would make the trees' bins slow to find).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ LogOdds = Callable[[np.ndarray], np.ndarray]
 
 def thinned(
     labels: np.ndarray, rng: np.random.Generator, *, most: int = MAX_ROWS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to fit on, and their weights: all of them, or all positives and some negatives.
+) -> tuple[np.ndarray, float]:
+    """Return the rows to fit on: all of them, or all positives and some negatives.
 
     Parameters
     ----------
@@ -35,50 +35,49 @@ def thinned(
 
     Returns
     -------
-    tuple of ndarray
-        ``(m,)`` int64 rows, ascending; ``(m,)`` float64 weights, which sum up to n.
+    tuple
+        ``(m,)`` int64 rows, ascending, and the logarithm of the share of negatives kept: added to log-odds
+        fitted on these rows, it makes them those of all rows.
     """
     if len(labels) <= most:
-        return np.arange(len(labels)), np.ones(len(labels))
+        return np.arange(len(labels)), 0.0
     positive, negative = np.flatnonzero(labels), np.flatnonzero(~labels)
     n_kept = min(len(negative), max(most - len(positive), most // 2))
     kept = rng.choice(negative, n_kept, replace=False)
-    rows = np.sort(np.concatenate([positive, kept]))
-    return rows, np.where(labels[rows], 1.0, len(negative) / n_kept)
+    return np.sort(np.concatenate([positive, kept])), float(np.log(n_kept / len(negative)))
 
 
-def logistic(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int) -> LogOdds:
+def logistic(features: np.ndarray, labels: np.ndarray, seed: int) -> LogOdds:
     """Fit a logistic regression with a ridge penalty on standardised features."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    del seed
     mean, sd = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     scale = np.where(sd > 0, sd, 1.0)
-    model = LogisticRegression(C=0.1, max_iter=50, solver="newton-cholesky")
+    model = LogisticRegression(C=0.1, max_iter=50, solver="newton-cholesky", random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the ranking settles long before
-        model.fit((features - mean) / scale, labels, sample_weight=weights)
+        model.fit((features - mean) / scale, labels)
     return lambda rows: np.asarray(model.decision_function((rows - mean) / scale))
 
 
-def boosted(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int) -> LogOdds:
+def boosted(features: np.ndarray, labels: np.ndarray, seed: int) -> LogOdds:
     """Fit small boosted trees."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     model = HistGradientBoostingClassifier(
-        max_iter=100, learning_rate=0.08, max_leaf_nodes=8, min_samples_leaf=40, l2_regularization=5.0,
+        max_iter=80, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=40, l2_regularization=5.0,
         max_features=0.5, early_stopping=False, random_state=seed,
     )  # fmt: skip
-    model.fit(features, labels, sample_weight=weights)
+    model.fit(features, labels)
     return lambda rows: np.asarray(model.decision_function(rows))
 
 
-MODELS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, int], LogOdds]] = {
+MODELS: dict[str, Callable[[np.ndarray, np.ndarray, int], LogOdds]] = {
     "logistic": logistic,
     "boosted": boosted,
 }
-"""Name -> ``(features, labels, weights, seed) -> log-odds``."""
+"""Name -> ``(features, labels, seed) -> log-odds``."""
 
 
 def calibration(log_odds: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

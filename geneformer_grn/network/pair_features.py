@@ -77,11 +77,14 @@ def require_same_pairs(sources: Mapping[str, ScoredPairs]) -> ScoredPairs:
         same = np.array_equal(first.regulators, pairs.regulators)
         if not (same and np.array_equal(first.targets, pairs.targets)):
             raise ValueError(
-                f"{first_name} covers {first.weights.shape[0]:,} × {first.weights.shape[1]:,} pairs and {name} "
-                f"{pairs.weights.shape[0]:,} × {pairs.weights.shape[1]:,}, or others; methods are combined over "
-                "the same pairs"
+                f"{first_name} covers {_size(first)} pairs and {name} {_size(pairs)}, or other genes; methods "
+                "are combined over the same pairs"
             )
     return first
+
+
+def _size(pairs: ScoredPairs) -> str:
+    return f"{len(pairs.regulators):,} × {len(pairs.targets):,}"
 
 
 def global_ranks(pairs: ScoredPairs) -> np.ndarray:
