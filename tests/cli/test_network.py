@@ -232,3 +232,87 @@ def test_a_file_of_regulators_and_correlation_without_weights(app, scored, tiny_
     assert code == 0, error
     assert set(read_edges(tmp_path / "edges.tsv.gz")["source"]) == {"ENSG00000000006", "ENSG00000000011"}
     assert json.loads(stdout.splitlines()[-1])["n_regulators"] == 2
+
+
+@pytest.fixture(scope="module")
+def truth(scored):
+    """A truth of made-up edges among the scored genes, five for every regulator."""
+    folder, _ = scored
+    universe = read_universe(folder / "edges.tsv")
+    generator = np.random.default_rng(0)
+    rows = [
+        {"source": regulator, "target": target}
+        for regulator in universe.regulators
+        for target in generator.choice([g for g in universe.targets if g != regulator], 5, replace=False)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "truth.tsv", sep="\t", index=False)
+    return folder / "truth.tsv"
+
+
+def test_truth_prints_every_method_beside_correlation(app, scored, truth, tiny_checkpoint, tmp_path):
+    folder, _ = scored
+    code, stdout, error = call(
+        app, "network", folder / "cells.h5ad", "--out", tmp_path / "e.tsv", "--model", tiny_checkpoint,
+        "--methods", "attention,attention_heads,ridge,combined", "--truth", truth, "--circular", "drawn",
+        "--attention-heads", "0:0,1:1", "--attention-correction", "row_rank",
+    )  # fmt: skip
+    assert code == 0, error
+    heads = [f"attention_l{layer}h{head}" for layer in (0, 1) for head in (0, 1)]
+    for method in ("correlation", "attention", *heads, "ridge", "combined", "target mean"):
+        assert f"| all | {method} |" in stdout
+    assert "- all, ridge: too few regulators to say whether it beats correlation" in stdout
+    assert "Circular: drawn" in stdout
+    assert "knows 12 of 12 regulators: intervals need 20" in error
+    card = json.loads((tmp_path / "e.card.json").read_text())
+    assert [row["method"] for row in card["rows"]] == [
+        "correlation",
+        "attention",
+        *heads,
+        "ridge",
+        "combined",
+    ]
+    universe = read_universe(tmp_path / "e.tsv")
+    assert universe.settings["truth"] == "truth.tsv"
+    assert universe.settings["attention_heads"] == [[0, 0], [1, 1]]
+
+
+def test_two_groups_compared_within_states(app, scored, tiny_checkpoint, tmp_path):
+    folder, _ = scored
+    code, stdout, error = call(
+        app, "network", folder / "cells.h5ad", "--out", tmp_path / "e.tsv.gz", "--model", tiny_checkpoint,
+        "--methods", "correlation", "--groups", "cell_type", "--compare", "B,A", "--splits", "10",
+        "--top", "30", "--json",
+    )  # fmt: skip
+    assert code == 0, error
+    table = pd.read_csv(tmp_path / "e.differences.tsv", sep="\t")
+    assert len(table) == json.loads(stdout.splitlines()[-1])["n_differences"] == 30
+    assert {"source_symbol", "difference", "low", "high", "q_value"} <= set(table.columns)
+    assert set(table["group_a"]) == {"B"}
+    np.testing.assert_allclose(table["difference"], table["weight_a"] - table["weight_b"], atol=1e-6)
+    code, _, error = call(
+        app, "network", folder / "cells.h5ad", "--out", tmp_path / "w.tsv", "--model", tiny_checkpoint,
+        "--methods", "correlation,attention", "--within", "cell_type", "--quiet",
+    )  # fmt: skip
+    assert code == 0, error
+    assert read_edges(tmp_path / "w.tsv")["weight"].abs().max() <= 1  # mean ranks
+    assert read_universe(tmp_path / "w.tsv").settings["within"] == "cell_type"
+
+
+def test_export(app, scored, tmp_path):
+    folder, _ = scored
+    start = ["network-export", folder / "edges.tsv", "--quiet"]
+    code, stdout, error = call(app, *start, "--out", tmp_path / "n.graphml", "--json")
+    assert code == 0, error
+    assert json.loads(stdout.splitlines()[-1])["n_edges"] == 200
+    one = ["--group", "A", "--method", "correlation", "--top", "7"]
+    code, _, error = call(app, *start, *one, "--out", tmp_path / "n.tsv", "--format", "decoupler")
+    assert code == 0, error
+    net = pd.read_csv(tmp_path / "n.tsv", sep="\t")
+    assert net["source"].str.startswith("GENE").all()
+    assert len(net) == 7
+    code, _, error = call(app, *start, "--out", tmp_path / "o.sif")
+    assert code == 2
+    assert "sif holds one group, and the table has 'A', 'B'; choose by --group" in error
+    code, _, error = call(app, "network-export", folder / "none.tsv", "--out", tmp_path / "o.sif")
+    assert code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["n.graphml", "n.tsv"]

@@ -53,6 +53,35 @@ def test_one_source_as_text_and_every_way_of_reading(tiny_adata, tiny_checkpoint
     adata.write_h5ad(tmp_path / "out.h5ad")
 
 
+def test_truth_and_comparison_are_written_too(tiny_adata, tiny_checkpoint, tmp_path):
+    adata = tiny_adata.copy()
+    genes = adata.var_names.tolist()
+    rows = [f"{genes[i]}\t{genes[i + j]}\n" for i in range(0, 50, 5) for j in (1, 2, 3)]
+    (tmp_path / "truth.tsv").write_text("source\ttarget\n" + "".join(rows))
+    network(
+        adata, tiny_checkpoint, methods=["correlation", "spearman", "combined"], groups="cell_type", top=60,
+        truth=tmp_path / "truth.tsv", compare=("A", "B"), n_splits=10, min_support=4,
+    )  # fmt: skip
+    adata.write_h5ad(tmp_path / "out.h5ad")
+    back = anndata.read_h5ad(tmp_path / "out.h5ad").uns
+    assert set(back["geneformer_edges"]["method"]) == {"correlation", "spearman", "combined"}
+    assert set(back["geneformer_edge_differences"]["method"]) == {"correlation", "spearman"}
+    card = back["geneformer_grn"]["network"]["card"]
+    assert card["group"].tolist() == ["A"] * 3 + ["B"] * 3
+    assert card["verdict"].tolist() == ["", "not known", "not known"] * 2
+    assert back["geneformer_grn"]["network"]["truth"] == "truth.tsv"
+    with pytest.raises(TypeError, match="no_such_option"):
+        network(adata, tiny_checkpoint, no_such_option=1)
+
+
+def test_methods_by_one_word(tiny_adata, tiny_checkpoint):
+    adata = tiny_adata.copy()
+    network(adata, tiny_checkpoint, methods="combined", top=30)
+    methods = set(adata.uns["geneformer_edges"]["method"])
+    assert {"combined", "correlation", "attention_rank_corrected", "contextual"} <= methods
+    assert "influence" not in methods
+
+
 def test_propagate_without_edges_says_what_to_run(tiny_adata, tiny_checkpoint):
     with pytest.raises(ValueError, match=r"run gg\.tl\.network"):
         propagate(tiny_adata.copy(), ["A"], model=tiny_checkpoint)
