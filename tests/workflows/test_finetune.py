@@ -132,7 +132,7 @@ def test_finished_rows_are_not_computed_again(run, small, tmp_path):
     now = {path.name: path.stat().st_mtime_ns for path in (half / "rows").iterdir()}
     assert len(now) == len(kept) + 2
     assert all(now[name] == when for name, when in kept.items())
-    with pytest.raises(ValueError, match="optim.lr is"):
+    with pytest.raises(ValueError, match=r"optim.lr is"):
         run_finetuning(config_of(small, optim=small["optim"] | {"lr": 0.5}), half, resume=True)
 
 
