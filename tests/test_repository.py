@@ -175,7 +175,8 @@ def test_every_library_that_is_imported_is_declared(repository):
     lines = [*project["dependencies"], *(line for name in set(extras) - TOOLS for line in extras[name])]
     declared = {re.split(r"[<>=\[ ]", line)[0] for line in lines}
     # Imports that are called otherwise, and libraries that a declared one cannot be without.
-    of = {"sklearn": "scikit-learn", "scvi": "scvi-tools", "scib_metrics": "scib-metrics", "huggingface_hub": "transformers",
+    of = {"sklearn": "scikit-learn", "scvi": "scvi-tools", "scib_metrics": "scib-metrics",
+          "huggingface_hub": "transformers",
           "tokenizers": "transformers", "umap": "scanpy"}  # fmt: skip
     imported = {
         name: path.name
