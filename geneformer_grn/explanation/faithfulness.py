@@ -8,7 +8,7 @@ in the cell. Where scores say nothing beyond rank, both curves are one on averag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -18,53 +18,11 @@ from geneformer_grn._runtime import progress
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.explanation.attributions import Attributions
 from geneformer_grn.explanation.occlusion import without
-from geneformer_grn.explanation.settings import OCCLUSIONS
+from geneformer_grn.explanation.settings import DeletionSettings
 from geneformer_grn.explanation.target import Explained, Input
 from geneformer_grn.statistics import hierarchical_bootstrap
 
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 _SMALLEST_BIN = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeletionSettings:
-    """How genes are taken away.
-
-    Parameters
-    ----------
-    shares
-        Shares of a cell's genes that are taken away together, ascending, between 0 and 1; at least one gene,
-        and never all.
-    kind
-        ``delete`` or ``knockout``.
-    n_random
-        Random sets that each set of named genes is compared with.
-    n_bins
-        Neighbourhoods that a cell's ranking is cut into, of ten genes at least: a random gene stands in that
-        of the gene it is compared with.
-    token_budget
-        Tokens in one packed batch.
-    seed
-        Seed of the random sets.
-    """
-
-    shares: tuple[float, ...] = SHARES
-    kind: str = "delete"
-    n_random: int = 4
-    n_bins: int = 20
-    token_budget: int = 16_384
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.shares or list(self.shares) != sorted(set(self.shares)):
-            raise ValueError(f"shares must ascend, got {self.shares}")
-        if not 0 < self.shares[0] <= self.shares[-1] < 1:
-            raise ValueError(f"shares lie between 0 and 1, got {self.shares}")
-        if self.kind not in OCCLUSIONS:
-            raise ValueError(f"kind {self.kind!r} is unknown; use {' or '.join(OCCLUSIONS)}")
-        for name in ("n_random", "n_bins", "token_budget"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +51,11 @@ class Deletion:
     random: np.ndarray
     targets: np.ndarray
     is_class: bool
+
+    def of(self, rows: np.ndarray) -> Deletion:
+        """Return some of the cells."""
+        names = ("intact", "named", "random", "targets")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     @property
     def excess(self) -> np.ndarray:
@@ -160,6 +123,14 @@ def deletion_curve(
         np.asarray(settings.shares), intact, named, random, attributions.targets,
         is_class=explained.spec.kind == "classification",
     )  # fmt: skip
+
+
+def averaged_deletions(parts: Sequence[Deletion]) -> Deletion:
+    """Return the mean curves of several models over the same cells, each model judged by its own scores."""
+    names = ("intact", "named", "random")
+    return replace(
+        parts[0], **{name: np.mean([getattr(part, name) for part in parts], axis=0) for name in names}
+    )
 
 
 def set_sizes(n_genes: int, shares: Sequence[float]) -> list[int]:

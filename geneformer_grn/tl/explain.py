@@ -77,8 +77,8 @@ def explain(
     -------
     The driver genes, a row per method, class and gene, the largest score first. Written to
     ``adata.uns["geneformer_grn"]["explain"]``: ``drivers``, ``deletion`` (the deletion curves),
-    ``agreement``, ``cells`` and the record. ``adata.varm["geneformer_drivers"]`` holds the scores of the first method,
-    ``(n_vars, n_classes)``, NaN for genes that no explained cell of the class holds.
+    ``agreement``, ``cells`` and the record. ``adata.varm["geneformer_drivers"]`` holds the scores of the
+    first method, ``(n_vars, n_classes)``, NaN for genes that no explained cell of the class holds.
 
     Raises
     ------

@@ -9,13 +9,13 @@ import torch
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.explanation.attributions import empty_attributions
 from geneformer_grn.explanation.faithfulness import (
-    DeletionSettings,
     deletion_curve,
     deletion_table,
     set_sizes,
     shuffled_nearby,
 )
 from geneformer_grn.explanation.occlusion import occlusion
+from geneformer_grn.explanation.settings import DeletionSettings
 from geneformer_grn.explanation.target import Explained
 from geneformer_grn.model.heads import HeadSpec
 
