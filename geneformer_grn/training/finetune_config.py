@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from geneformer_grn.training.finetune_settings import FinetuneModel, FinetuneOptim, FinetuneSettings
+from geneformer_grn.training.finetune_settings import FinetuneModel, FinetuneOptim, FinetuneSettings, Mode
 from geneformer_grn.training.splits import SplitRule
 from geneformer_grn.training.supervision import Kind, Level
 from geneformer_grn.training.toml_config import read_toml_config
@@ -98,17 +98,38 @@ class SplitSection(_Section):
         )  # fmt: skip
 
 
+class GoalSection(_Section):
+    """What the run is expected to show; the table says whether it did."""
+
+    measure: str = Field(description="of the score card, such as macro_f1")
+    labels: int | None = Field(default=None, ge=1, description="labels a class; None: all")
+    at_least: float | None = None
+    ahead_by: float | None = Field(
+        default=None, description="over the best baseline; 0: not behind it, by the interval"
+    )
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> GoalSection:
+        if (self.at_least is None) == (self.ahead_by is None):
+            raise ValueError("a goal has either at_least or ahead_by")
+        return self
+
+
 class EvaluationSection(_Section):
     """What the fine-tuned model is compared with, and how sure the comparison is."""
 
     baselines: tuple[str, ...] | None = Field(default=None, description="names; None: all that apply")
     few_shot: tuple[int, ...] = Field(default=(), description="labels a class of a learning curve")
     few_shot_draws: int = Field(default=3, ge=1, description="draws of labels for each point of the curve")
+    few_shot_mode: Mode | None = Field(
+        default=None, description="model.mode of the curve: frozen is fast; None: as model.mode"
+    )
     few_shot_baselines: tuple[str, ...] | None = Field(default=None, description="None: as baselines")
     few_shot_test: int | None = Field(
         default=None, ge=1, description="score the curve on a sample of so many test cells"
     )
     bootstrap: int = Field(default=500, ge=0, description="draws of the intervals")
+    goals: tuple[GoalSection, ...] = ()
 
 
 class RunSection(_Section):
@@ -138,14 +159,16 @@ class FinetuneConfig(_Section):
             raise ValueError(f"two tasks have one name: {', '.join(names)}")
         if len({task.level for task in self.tasks}) > 1:
             raise ValueError("tasks of cells and of genes are split differently; give them a config each")
-        if self.evaluation.few_shot and self.tasks[0].kind == "regression":
-            raise ValueError("evaluation.few_shot counts labels a class; a regression has none")
+        if self.evaluation.few_shot and (len(names) > 1 or self.tasks[0].kind == "regression"):
+            raise ValueError("evaluation.few_shot counts labels a class: it takes one task of classes")
+        if lacking := {goal.labels for goal in self.evaluation.goals} - {None, *self.evaluation.few_shot}:
+            raise ValueError(f"a goal is about {lacking.pop()} labels a class, which few_shot does not hold")
         return self
 
-    @property
-    def settings(self) -> FinetuneSettings:
-        """The part that `geneformer_grn.training.finetune.finetune` takes."""
-        return FinetuneSettings(model=self.model, optim=self.optim)
+    def settings(self, *, few_shot: bool = False) -> FinetuneSettings:
+        """Return the part that `geneformer_grn.training.finetune.finetune` takes."""
+        mode = (self.evaluation.few_shot_mode if few_shot else None) or self.model.mode
+        return FinetuneSettings(model=self.model.model_copy(update={"mode": mode}), optim=self.optim)
 
     @property
     def level(self) -> Level:

@@ -123,7 +123,7 @@ def label_data(inputs: FinetuneInputs, encoder: Encoder, config: FinetuneConfig)
 
     return LabelData(
         counts=inputs.counts, ranked=inputs.ranked, vocabulary=inputs.vocabulary, encoder=encoder,
-        settings=config.settings,
+        settings=config.settings(),
     )  # fmt: skip
 
 
@@ -168,7 +168,8 @@ def _finetuned(work: Work, condition: Condition) -> list[Prediction]:
     progress = work.out / "rows" / f"{condition.key}.progress"
     weights = {section.name: section.weight for section in config.tasks}
     result = finetune(
-        work.encoder, inputs.ranked, inputs.tasks, {config.level: condition.split}, config.settings,
+        work.encoder, inputs.ranked, inputs.tasks, {config.level: condition.split},
+        config.settings(few_shot=condition.per_class is not None),
         out=progress, seed=config.run.seed, resume=True, weights=weights,
     )  # fmt: skip
     units = condition.split.test

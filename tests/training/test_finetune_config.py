@@ -34,9 +34,12 @@ def test_defaults_and_overrides(config_file):
     assert config.data.files == (Path("/some/where/other.h5ad"),)
     assert resolved(config)["data"]["files"] == ["other.h5ad"], "outputs record names, not directories"
     assert config.tasks[0].column == "celltype"
-    assert config.settings.optim.lr == 1e-5
+    assert config.settings().optim.lr == 1e-5
     assert config.split.rule().groups_are == "donor"
     assert config.level == "cell"
+    frozen = read_finetune_config(config_file, ["evaluation.few_shot_mode=frozen"])
+    assert frozen.settings().model.mode == "full"
+    assert frozen.settings(few_shot=True).model.mode == "frozen"
     generated = read_finetune_config(config_file, ["data.generate=planted_disease"])
     assert generated.data.files == (), "one source takes the place of the other"
 
