@@ -125,7 +125,7 @@ def draw_edges(
             continue  # a gene that regulates itself has no line to draw; the table lists it
         look = looks[index]
         start, end = centres[source], centres[target]
-        axes.add_patch(
+        axes.add_artist(
             FancyArrowPatch(
                 _towards(start, end, boxes[source]),
                 _towards(end, start, boxes[target] + 0.03),
@@ -173,7 +173,7 @@ def _draw_box(axes: Axes, centre: np.ndarray, box: np.ndarray, *, filled: bool, 
     from matplotlib.patches import FancyBboxPatch
 
     width, height = box
-    axes.add_patch(
+    axes.add_artist(
         FancyBboxPatch(
             (centre[0] - width / 2, centre[1] - height / 2),
             width,

@@ -81,7 +81,12 @@ def network_figure(
 
 
 def network_panels_figure(
-    edges: pd.DataFrame, groups: Sequence[str], *, n_edges: int = 30, size: tuple[float, float] | None = None
+    edges: pd.DataFrame,
+    groups: Sequence[str],
+    *,
+    n_edges: int = 30,
+    size: tuple[float, float] | None = None,
+    legend: bool = True,
 ) -> Figure:
     """Draw the networks of several groups side by side, every gene at the same place in each.
 
@@ -97,6 +102,8 @@ def network_panels_figure(
         At most so many edges of each group.
     size
         Width and height of each panel in inches; follows from the number of genes where None.
+    legend
+        Whether the looks of edges are explained under the picture.
 
     Raises
     ------
@@ -109,7 +116,7 @@ def network_panels_figure(
     looks = {group: sign_looks(table) for group, table in tables.items()}
     every = [look for of_group in looks.values() for look in of_group]
     panels = {group: (tables[group], looks[group]) for group in groups}
-    return draw_panels(panels, legend=sign_legend(every), size=size)
+    return draw_panels(panels, legend=sign_legend(every) if legend else [], size=size)
 
 
 def draw_panels(
@@ -160,7 +167,8 @@ def draw_panels(
         axes.set(xlim=(0, whole[0]), ylim=(0, whole[1]))  # data are inches, so labels have known sizes
         axes.set_axis_off()
         for index, (title, (_, looks)) in enumerate(panels.items()):
-            corner = np.array([width * (index % columns), whole[1] - (height + title_height) * (index // columns + 1)])
+            across, down = index % columns, index // columns
+            corner = np.array([width * across, whole[1] - (height + title_height) * (down + 1)])
             draw_edges(axes, pairs[title], looks, centres + corner, nodes.boxes)
             present = None if len(panels) == 1 else np.isin(np.arange(len(names)), pairs[title])
             draw_nodes(axes, nodes, centres + corner, present)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 ITERATIONS = 300
+SETTLED = 1e-5
 GAP = 0.05
 EDGE_GAP = 0.24  # between the labels of an edge, so that its line and its head are seen
 
@@ -59,6 +60,8 @@ def stress_layout(lengths: np.ndarray) -> np.ndarray:
     ndarray
         ``(n, 2)`` float64.
     """
+    from scipy.spatial.distance import cdist
+
     n = len(lengths)
     angle = 2 * np.pi * np.arange(n) / max(n, 1)
     positions = np.column_stack([np.cos(angle), 0.9 * np.sin(angle)]) * max(lengths.max(initial=1.0), 1.0) / 2
@@ -70,10 +73,13 @@ def stress_layout(lengths: np.ndarray) -> np.ndarray:
     laplacian = np.diag(weights.sum(axis=1)) - weights
     inverse = np.linalg.pinv(laplacian)
     for _ in range(ITERATIONS):
-        distance = np.linalg.norm(positions[:, None] - positions[None, :], axis=2)
+        distance = cdist(positions, positions)
         ratio = np.zeros_like(lengths)
         ratio[off] = weights[off] * lengths[off] / np.maximum(distance[off], 1e-9)
+        before = positions
         positions = inverse @ ((np.diag(ratio.sum(axis=1)) - ratio) @ positions)
+        if np.abs(positions - before).max() < SETTLED * lengths.max():
+            break
     return positions
 
 
