@@ -191,7 +191,7 @@ def _start(
     weights: Mapping[str, float] | None,
 ) -> _Run:
     """Return a run at its beginning."""
-    trained = trainable_copy(encoder, settings, processes.device)
+    trained = trainable_copy(encoder, settings, processes.device, seed=seed)
     factors = torch.tensor([float((weights or {}).get(one.spec.name, 1.0)) for one in lessons.lessons])
     network = Network(trained, lessons.lessons, settings, factors=factors, seed=seed)
     standardise(network, lessons, seed=seed, token_budget=settings.optim.token_budget)

@@ -1,4 +1,4 @@
-"""What must hold of tasks, splits and cells before an encoder is taught: one clear message each where it does not."""
+"""What must hold of tasks, splits and cells before an encoder is taught, with a message where it does not."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from geneformer_grn.cells.ranking import RankedCells
+from geneformer_grn.genes.vocabulary import GeneVocabulary
+from geneformer_grn.training.finetune_settings import FinetuneModel
 from geneformer_grn.training.supervision import Level, Split, Task
 
 
 def check_tasks(ranked: RankedCells, tasks: Sequence[Task], splits: Mapping[Level, Split]) -> None:
-    """Raise `ValueError` where tasks and cells do not fit, parts overlap, or there is nothing to learn from."""
+    """Raise `ValueError` where tasks and cells do not fit, parts overlap, or nothing can be learnt."""
     names = [task.name for task in tasks]
     if not tasks or len(set(names)) < len(names):
         raise ValueError(f"fine-tuning needs one or more tasks of different names, found {names}")
@@ -41,4 +43,23 @@ def check_tasks(ranked: RankedCells, tasks: Sequence[Task], splits: Mapping[Leve
             raise ValueError(
                 f"all labelled training {task.level}s of task {task.name!r} are {what!r}: there is "
                 "nothing to tell apart; choose another split or another label"
+            )
+
+
+def check_vocabulary(tasks: Sequence[Task], vocabulary: GeneVocabulary, settings: FinetuneModel) -> None:
+    """Raise `ValueError` where the vocabulary lacks what is asked: ``<cls>``, or a labelled gene."""
+    if settings.pooling == "cls" and vocabulary.special("<cls>") is None:
+        raise ValueError(
+            f"pooling 'cls' needs a <cls> token, which a vocabulary of setting {vocabulary.setting!r} does "
+            "not have; use pooling mean or attention"
+        )
+    for task in tasks:
+        if task.gene_tokens is None:
+            continue
+        outside = (task.gene_tokens < vocabulary.n_special) | (task.gene_tokens >= len(vocabulary))
+        n_twice = len(task.gene_tokens) - len(np.unique(task.gene_tokens))
+        if outside.any() or n_twice:
+            raise ValueError(
+                f"task {task.name!r} labels {int(outside.sum())} tokens that are no gene of the vocabulary, "
+                f"and {n_twice} genes twice"
             )

@@ -21,7 +21,7 @@ from geneformer_grn.cells.ranking import RankedCells, model_input
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.heads import HeadSpec
 from geneformer_grn.model.pooling import Pooling
-from geneformer_grn.training.finetune_checks import check_tasks
+from geneformer_grn.training.finetune_checks import check_tasks, check_vocabulary
 from geneformer_grn.training.finetune_settings import FinetuneOptim, FinetuneSettings
 from geneformer_grn.training.supervision import Level, Split, Task
 
@@ -176,6 +176,7 @@ def make_lessons(
         Tasks and cells do not fit, a level has no split, or a task has nothing to learn from.
     """
     check_tasks(ranked, tasks, splits)
+    check_vocabulary(tasks, vocabulary, settings.model)
     longest = vocabulary.max_length if settings.model.max_length is None else settings.model.max_length
     longest = min(longest, vocabulary.max_length)
     allowed = ranked.lengths > 0

@@ -134,7 +134,9 @@ class Network(nn.Module):
         return total, stacked.detach()
 
 
-def trainable_copy(encoder: Encoder, settings: FinetuneSettings, device: torch.device) -> Encoder:
+def trainable_copy(
+    encoder: Encoder, settings: FinetuneSettings, device: torch.device, *, seed: int
+) -> Encoder:
     """Return the encoder to train on `device`; a copy unless it is frozen.
 
     Raises
@@ -162,12 +164,15 @@ def trainable_copy(encoder: Encoder, settings: FinetuneSettings, device: torch.d
             mode == "full" or (mode == "top" and layer >= encoder.n_layers - chosen.top_layers)
         )
     if mode == "lora":
-        add_lora(model, chosen)
+        add_lora(model, chosen, seed=seed)
     return replace(encoder, model=model, device=device, precision=precision)
 
 
-def add_lora(model: nn.Module, settings: FinetuneModel) -> None:
-    """Put low-rank changes on the query and value maps of every layer, in place; only they learn."""
+def add_lora(model: nn.Module, settings: FinetuneModel, *, seed: int) -> None:
+    """Put low-rank changes on the query and value maps of every layer, in place; only they learn.
+
+    Half of their first weights is drawn from `seed`, the other half is zero: nothing is changed yet.
+    """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
@@ -180,7 +185,9 @@ def add_lora(model: nn.Module, settings: FinetuneModel) -> None:
         target_modules=["query", "value"],
         lora_dropout=0.0,
     )
-    inject_adapter_in_model(config, cast("Any", model).bert)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, cast("Any", model).bert)
 
 
 def merged(encoder: Encoder) -> Encoder:
