@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="PNG of the deletion curves to write")
     parser.add_argument("--quick", action="store_true", help="few cells, one cheap method")
     parser.add_argument("--methods", default=",".join(METHOD_NAMES))
-    parser.add_argument("--cells", type=int, default=64, help="cells explained")
+    parser.add_argument("--cells", type=int, default=96, help="cells explained")
+    parser.add_argument("--max-length", type=int, default=160, help="tokens that the model reads of a cell")
     parser.add_argument("--train-cells", type=int, default=2_000)
     parser.add_argument("--shared", type=Path, default=_shared(), help="folder with data/")
     parser.add_argument("--threads", type=int, default=1)
@@ -84,8 +85,8 @@ def fine_tune(chosen: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     some = replace_parts(split, rng, train=chosen.train_cells, validation=400)
     settings = FinetuneSettings(
-        model=FinetuneModel(pooling="mean"),
-        optim=FinetuneOptim(epochs=1 if chosen.quick else 3, min_steps=0, sampling="balanced"),
+        model=FinetuneModel(pooling="mean", max_length=chosen.max_length),
+        optim=FinetuneOptim(epochs=1 if chosen.quick else 2, min_steps=0, sampling="balanced"),
     )
     started = time.perf_counter()
     found = finetune(encoder, ranked, [task], {"cell": some}, settings, seed=0)

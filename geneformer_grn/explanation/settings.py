@@ -30,7 +30,7 @@ class AttributionSettings:
     """
 
     baseline: Literal["pad", "mask"] = "pad"
-    steps: int = 32
+    steps: int = 16
     most_steps: int = 512
     tolerance: float = 0.01
     occlusion: Literal["delete", "knockout"] = "delete"
