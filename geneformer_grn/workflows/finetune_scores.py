@@ -104,7 +104,11 @@ def _task_results(
         card = score_labels(task, whole[0], **scoring.how)
         card |= _by_donor(task, whole[0], scoring)
         parts = cast("list[dict[str, Any]]", whole[0].details["parts"])
-        card["settings"] = [part.get("settings") for part in parts] if method != FINETUNED else None
+        if method == FINETUNED:
+            kept = ("best_epoch", "n_train_units", "history")
+            card["training"] = [{key: part[key] for key in kept} for part in parts]
+        else:
+            card["settings"] = [part.get("settings") for part in parts]
         card["seconds"] = float(sum(part.get("seconds", 0.0) for part in parts))
         if len(whole) > 1:
             again = [

@@ -79,6 +79,10 @@ def test_the_table_holds_every_method_on_the_same_units(run):
     assert whole.loc["finetuned", "accuracy"] == pytest.approx(accuracy)
     curve = predictions[predictions["labels"] == "2"]
     assert curve.groupby(["method", "condition"]).ngroups == 6
+    training = task["methods"]["finetuned"]["training"][0]
+    n_train = len(found.inputs.splits[0].train)
+    assert training["n_train_units"] == {"cell_type": n_train}
+    assert {row["cells"] for row in training["history"]} == {n_train}, "the last incomplete batch counts"
     met = [goal["met"] for goal in task["goals"]]
     assert met == [True, False]
     assert "no donor is in two parts" in found.results["data"]["split"]
