@@ -44,12 +44,12 @@ def mlp(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarr
 
 def cnn(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
     """Convolve the embedded ranked genes along the ranking, and pool by mean and maximum."""
-    return _on_tokens(Convolution, data, task, split, seed=seed, units=units, most_tokens=60_000_000)
+    return _on_tokens(Convolution, data, task, split, seed=seed, units=units, most_tokens=16_000_000)
 
 
 def bilstm(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
     """Run an LSTM over the ranked genes in both directions, and pool its states by mean and maximum."""
-    return _on_tokens(Recurrent, data, task, split, seed=seed, units=units, most_tokens=20_000_000)
+    return _on_tokens(Recurrent, data, task, split, seed=seed, units=units, most_tokens=10_000_000)
 
 
 def denoising_autoencoder(
