@@ -108,10 +108,13 @@ def fit_combination(
     sources: Mapping[str, ScoredPairs], truth: Truth, *, traits: GeneTraits | None = None, seed: int = 0
 ) -> Combination:
     """Do what `combine_supervised` does, and tell folds and classifiers. Parameters as there."""
+    from threadpoolctl import threadpool_limits
+
     first = require_same_pairs(sources)
     pairs = known_pairs(first, truth, seed=seed)
     fitting = _Fitting(pair_features(sources, traits), pairs, seed)
-    parts = [fitting.outer(fold) for fold in range(FOLDS)]
+    with threadpool_limits(1):  # fits are small, and threads of small fits wait for each other
+        parts = [fitting.outer(fold) for fold in range(FOLDS)]
     found = np.mean([part for part, _ in parts], axis=0)
     for fold, (part, _) in enumerate(parts):
         found[pairs.fold == fold] = part[pairs.fold == fold]
