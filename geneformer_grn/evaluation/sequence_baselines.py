@@ -39,7 +39,14 @@ def mlp(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarr
             nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, n_outputs),
         )  # fmt: skip
 
-    return _taught_network(perceptron, inputs, task, parts, Schedule(lr=5e-4), seed=seed, units=units)
+    weightings = (False, True) if len(parts.validation) and task.kind != "regression" else (False,)
+    candidates: list[Fitted] = []
+    for balanced in weightings:
+        predict, rounds = teach(
+            perceptron, inputs, task, parts, Schedule(lr=5e-4), seed=seed, balanced=balanced
+        )
+        candidates.append(({"class_weight": "balanced" if balanced else None, "rounds": rounds}, predict))
+    return prediction_of(task, units, choose(task, parts.validation, candidates))
 
 
 def cnn(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
@@ -100,8 +107,8 @@ class Convolution(nn.Module):
     def __init__(self, n_tokens: int, pad: int, n_outputs: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(n_tokens, 64, padding_idx=pad)
-        self.convolution = nn.Conv1d(64, 128, kernel_size=5, padding=2)
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(256, n_outputs))
+        self.convolution = nn.Conv1d(64, 64, kernel_size=5, padding=2)
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, n_outputs))
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return ``(b, n_outputs)`` from ``(b, l)`` tokens, padded behind, and their ``(b,)`` lengths."""
@@ -114,9 +121,9 @@ class Recurrent(nn.Module):
 
     def __init__(self, n_tokens: int, pad: int, n_outputs: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(n_tokens, 64, padding_idx=pad)
-        self.recurrence = nn.LSTM(64, 64, bidirectional=True, batch_first=True)
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(256, n_outputs))
+        self.embedding = nn.Embedding(n_tokens, 32, padding_idx=pad)
+        self.recurrence = nn.LSTM(32, 32, bidirectional=True, batch_first=True)
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, n_outputs))
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return ``(b, n_outputs)`` from ``(b, l)`` tokens, long cells first, and their ``(b,)`` lengths."""
@@ -169,28 +176,8 @@ def _on_tokens(
     inputs = Inputs(read=read, device=device, lengths=lengths)
     rounds = int(np.clip(most_tokens // max(int(lengths[parts.train].sum()), 1), 4, Schedule.rounds))
     schedule = Schedule(lr=2e-3, rounds=rounds, blind_rounds=min(rounds, Schedule.blind_rounds))
-    return _taught_network(
-        lambda n: kind(len(vocabulary), pad, n), inputs, task, parts, schedule, seed=seed, units=units
-    )
-
-
-def _taught_network(
-    make: Callable[[int], nn.Module],
-    inputs: Inputs,
-    task: Task,
-    parts: Taught,
-    schedule: Schedule,
-    *,
-    seed: int,
-    units: np.ndarray,
-) -> Prediction:
-    """Teach a network with classes weighted and not, where validation can tell which is better."""
-    weightings = (False, True) if len(parts.validation) and task.kind != "regression" else (False,)
-    candidates: list[Fitted] = []
-    for balanced in weightings:
-        predict, rounds = teach(make, inputs, task, parts, schedule, seed=seed, balanced=balanced)
-        candidates.append(({"class_weight": "balanced" if balanced else None, "rounds": rounds}, predict))
-    return prediction_of(task, units, choose(task, parts.validation, candidates))
+    predict, done = teach(lambda n: kind(len(vocabulary), pad, n), inputs, task, parts, schedule, seed=seed)
+    return prediction_of(task, units, ({"rounds": done}, predict))
 
 
 def _scaled_counts(data: LabelData, parts: Taught) -> np.ndarray:

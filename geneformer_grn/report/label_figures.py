@@ -65,7 +65,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], *, cell: flo
     columns = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     sizes = counts.sum(axis=1)[rows]
     shares = counts[np.ix_(rows, columns)] / sizes[:, None]
-    names = [shorten(name, _LONGEST) for name in classes]
+    names = _distinct(classes, _LONGEST)
     left = 0.75 + _CHARACTER * max(
         len(names[row]) + len(f"{size:,.0f}") for row, size in zip(rows, sizes, strict=True)
     )
@@ -162,7 +162,7 @@ def calibration_figure(reliability: Mapping[str, pd.DataFrame], *, size: float =
         raise ValueError("the calibration figure needs the bins of at least one method")
     for bins in reliability.values():
         require_columns(bins, ["confidence", "accuracy", "n", "low", "high"], "the calibration figure")
-    names = [shorten(name, 32) for name in reliability]
+    names = _distinct(list(reliability), 32)
     width = size + 0.95 + _legend_width(names)
     height = size + 1.45
     with figure_style():
@@ -209,7 +209,7 @@ def few_shot_figure(
     """
     require_columns(scores, ["method", "per_class", "value"], "the few-shot figure")
     methods = list(dict.fromkeys(scores["method"].astype(str)))
-    names = [shorten(name, 36) for name in methods]
+    names = _distinct(methods, 44)
     width, height = size[0] + 0.8 + _legend_width(names), size[1] + 0.65
     counts = np.sort(scores["per_class"].unique()).astype(float)
     with figure_style():
@@ -270,6 +270,7 @@ def driver_genes_figure(
     n_columns = min(n_columns, len(classes))
     n_rows = -(-len(classes) // n_columns)
     row_height = 0.62 + 0.17 * n_genes
+    titles = _distinct(classes, int(width / _CHARACTER))
     left = 0.85
     size = np.array([n_columns * (width + left) + 0.1, n_rows * row_height + 0.1])
     with figure_style():
@@ -281,7 +282,7 @@ def driver_genes_figure(
             axes = figure.add_axes((*(corner / size), *(inner / size)))
             of_class = table[(table["class"].astype(str) == name).to_numpy()]
             _driver_bars(axes, of_class.nlargest(n_genes, "score", keep="first"), n_genes)
-            axes.set_title(shorten(name, int(width / _CHARACTER)), fontsize=8.5, loc="left", pad=4)
+            axes.set_title(titles[place], fontsize=8.5, loc="left", pad=4)
     return figure
 
 
@@ -307,14 +308,14 @@ def _class_curves(
 ) -> tuple[Figure, Axes]:
     """Return a figure with a stepless line per class, the classes named beside it with their areas."""
     classes = list(dict.fromkeys(curves["class"].astype(str)))
-    names = [f"{shorten(name, _LONGEST)}  0.000" for name in classes]
-    width, height = size + 0.75 + _legend_width(names), max(size + 0.6, 0.5 + 0.165 * len(classes))
+    names = _distinct(classes, _LONGEST)
+    width, height = size + 1.05 + _legend_width(names), max(size + 0.6, 0.5 + 0.165 * len(classes))
     with figure_style():
         figure = new_figure(width, height)
         axes = figure.add_axes((0.55 / width, 1 - (size + 0.12) / height, size / width, size / height))
         for place, name in enumerate(classes):
             rows = curves[(curves["class"].astype(str) == name).to_numpy()]
-            label = f"{shorten(name, _LONGEST)}  {float(rows[area].iloc[0]):.3f}"
+            label = f"{names[place]}  {float(rows[area].iloc[0]):.3f}"
             style = _line_style(place)
             axes.plot(rows[x], rows[y], label=label, linewidth=1.3, color=style["color"],
                       linestyle=style["linestyle"])  # fmt: skip
@@ -328,7 +329,7 @@ def _line_style(place: int) -> dict[str, Any]:
     return {
         "color": PALETTE[place % len(PALETTE)],
         "linestyle": _DASHES[place // len(PALETTE) % len(_DASHES)],
-        "marker": _MARKERS[place % len(_MARKERS)],
+        "marker": _MARKERS[(place + place // len(PALETTE)) % len(_MARKERS)],
     }
 
 
@@ -342,3 +343,14 @@ def _legend(axes: Axes, *, title: str | None = None) -> None:
 
 def _legend_width(names: Sequence[str]) -> float:
     return 0.55 + 0.064 * max(map(len, names), default=0)
+
+
+def _distinct(names: Sequence[str], length: int) -> list[str]:
+    """Return names cut to `length`, in the middle where cut at the end they would be alike."""
+    cut = pd.Series([shorten(name, length) for name in names], dtype=object)
+    front = (length - 1) // 2
+    inner = [
+        name if len(name) <= length else f"{name[:front].rstrip()}…{name[front + 1 - length :].lstrip()}"
+        for name in names
+    ]
+    return list(cut.where(~cut.duplicated(keep=False), inner))
