@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from geneformer_grn.network import bayesian, dag, graph_autoencoder
 from geneformer_grn.network.inference import correlation_edges, ridge_edges
 from geneformer_grn.network.linear import elastic_net_edges, lasso_edges
 from geneformer_grn.network.partial import MAX_GENES, graphical_lasso_edges, partial_correlation_edges
 from geneformer_grn.network.ranks import spearman_edges
 from geneformer_grn.network.scored import ScoredPairs
+from geneformer_grn.network.trees import genie3_edges, grnboost_edges
 
 MODEL_FREE: dict[str, Callable[..., ScoredPairs]] = {
     "correlation": correlation_edges,
@@ -18,11 +20,23 @@ MODEL_FREE: dict[str, Callable[..., ScoredPairs]] = {
     "ridge": ridge_edges,
     "lasso": lasso_edges,
     "elastic_net": elastic_net_edges,
+    "genie3": genie3_edges,
+    "grnboost": grnboost_edges,
+    "dag": dag.dag_edges,
+    "bayesian_network": bayesian.bayesian_network_edges,
+    "graph_autoencoder": graph_autoencoder.graph_autoencoder_edges,
 }
 """Method -> ``f(expression, gene_ids, *, regulators, targets, ...)``; its settings have defaults."""
 
 ON_DEVICE = frozenset({"lasso", "elastic_net"})
 """Methods that take ``device``."""
 
-GENE_LIMITS: dict[str, int] = dict(MAX_GENES)
+GENE_LIMITS: dict[str, int] = MAX_GENES | {
+    "dag": dag.MAX_GENES,
+    "bayesian_network": bayesian.MAX_GENES,
+    "graph_autoencoder": graph_autoencoder.MAX_GENES,
+}
 """Method -> most genes it takes, regulators and targets together; no entry: as many as memory holds."""
+
+EXTRAS: dict[str, str] = {"grnboost": "trees", "bayesian_network": "bayes"}
+"""Method -> the extra of this package that it needs; without it the method raises ImportError."""

@@ -1,10 +1,13 @@
 """Every method of the table: one call, one result, whatever the matrix."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy import sparse
 
-from geneformer_grn.network.methods import GENE_LIMITS, MODEL_FREE, ON_DEVICE
+from geneformer_grn.network.methods import EXTRAS, GENE_LIMITS, MODEL_FREE, ON_DEVICE
 from geneformer_grn.network.propagation import UNITLESS_METHODS
 from geneformer_grn.network.scored import to_edges
 
@@ -27,10 +30,31 @@ def test_one_call_for_all(method):
     assert pairs.support.dtype == np.int32
     assert np.isnan(pairs.weights[1, 3])
     best = to_edges(pairs, top=2).sort_values("target")
-    assert best[["source", "target", "sign"]].to_numpy().tolist() == [["G0", "G1", 1], ["G0", "G2", -1]]
+    signs = [1, -1] if pairs.signed else [0, 0]
+    assert best[["source", "target"]].to_numpy().tolist() == [["G0", "G1"], ["G0", "G2"]]
+    assert best["sign"].tolist() == signs
 
 
 def test_the_tables_name_the_same_methods():
-    assert set(MODEL_FREE) >= ON_DEVICE | set(GENE_LIMITS)
+    assert set(MODEL_FREE) >= ON_DEVICE | set(GENE_LIMITS) | set(EXTRAS)
     assert {"correlation", "spearman", "partial_correlation", "graphical_lasso"} < UNITLESS_METHODS
     assert not UNITLESS_METHODS & {"ridge", "lasso", "elastic_net"}
+
+
+@pytest.mark.parametrize("method", EXTRAS)
+def test_a_missing_extra_names_the_way_out(method, monkeypatch):
+    for library in ("lightgbm", "pgmpy", "pgmpy.causal_discovery"):
+        monkeypatch.setitem(sys.modules, library, None)
+    cells = np.random.default_rng(0).normal(size=(30, 8))
+    cells[:, 1] += 3 * cells[:, 0]
+    with pytest.raises(ImportError, match=rf'pip install "geneformer-grn\[{EXTRAS[method]}\]"'):
+        MODEL_FREE[method](cells, GENES, regulators=["G0"], targets=["G1"])
+
+
+def test_the_table_loads_no_heavy_library():
+    code = (
+        "import sys, geneformer_grn.network.methods\n"
+        "print({'torch', 'sklearn', 'lightgbm', 'pgmpy', 'numba'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
