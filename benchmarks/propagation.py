@@ -30,10 +30,11 @@ from geneformer_grn.evaluation.propagation import compare, counted_genes, measur
 from geneformer_grn.evaluation.propagation_baselines import linear_on_components, mean_of_others, no_change
 from geneformer_grn.network.inference import ridge_edges
 from geneformer_grn.network.linear import elastic_net_edges, lasso_edges
+from geneformer_grn.network.ordered_response import counting_noise, ordered_response
 from geneformer_grn.network.ordering import centred_within, ordered_edges, scaled_levels
 from geneformer_grn.network.propagation import PropagationSettings, propagate
 from geneformer_grn.network.refit import refit_signed
-from geneformer_grn.network.responses import marginal_response, ordered_response
+from geneformer_grn.network.responses import marginal_response
 from geneformer_grn.network.scored import ScoredPairs
 from geneformer_grn.network.simulated_truth import Simulation, SimulationSettings, recount, simulate
 from geneformer_grn.network.topologies import TopologySettings
@@ -57,6 +58,7 @@ class Cells:
     log_within: np.ndarray
     log_pooled: np.ndarray
     labels: np.ndarray
+    noise: np.ndarray | None
     truth: pd.DataFrame
     knocked_out: list[str]
 
@@ -89,6 +91,7 @@ def cells_of(simulation: Simulation, counts: Any, *, clean: bool) -> Cells:
         log_within=centred_within(np.log1p(levels), labels),
         log_pooled=np.log1p(levels),
         labels=labels,
+        noise=None if clean else counting_noise(counts.X),
         truth=simulation.truth,
         knocked_out=simulation.knockouts.effects["gene"].unique().tolist(),
     )
@@ -161,9 +164,9 @@ def methods(cells: Cells) -> dict[str, Callable[[], np.ndarray]]:
     def elastic_net() -> pd.DataFrame:
         return kept(elastic_net_edges(within, cells.genes, **cells.pairs))
 
-    def averaged() -> np.ndarray:
+    def averaged(noise: np.ndarray | None) -> np.ndarray:
         effects = ordered_response(
-            cells.levels, cells.genes, changes, regulators=cells.regulators, labels=cells.labels
+            cells.levels, cells.genes, changes, regulators=cells.regulators, labels=cells.labels, noise=noise
         )
         return as_levels(cells, effects, log=False)
 
@@ -172,7 +175,8 @@ def methods(cells: Cells) -> dict[str, Callable[[], np.ndarray]]:
         "covariance": lambda: covariance(within),
         "covariance_all_types": lambda: covariance(cells.levels),
         "ordered": lambda: along(cells, ordered(), LINEAR, within, log=False),
-        "ordered_averaged": averaged,
+        "ordered_averaged": lambda: averaged(cells.noise),
+        "ordered_averaged_as_counted": lambda: averaged(None),
         "ordered_three_steps": lambda: along(cells, ordered(), THREE, within, log=False),
         "ordered_log": lambda: along(cells, ordered(), LINEAR, log, log=True),
         "ridge_three_steps": lambda: along(cells, ridge(within), THREE, within, log=False),

@@ -1,9 +1,9 @@
 """Responses without a choice of edges, or cell by cell: marginal covariance, and CellOracle's iteration.
 
-Also the averaged response of networks fitted to parts of the cells, which no single edge table holds. The
-marginal covariance is the control: what co-expression alone says that a perturbation does. A network is worth
-having where it predicts better. Along the least-squares coefficients of every gene on all others, the linear
-response is the marginal covariance exactly: both are the expectation of the others given the perturbed one.
+The marginal covariance is the control: what co-expression alone says that a perturbation does. A network is
+worth having where it predicts better. Along the least-squares coefficients of every gene on all others, the
+linear response is the marginal covariance exactly: both are the expectation of the others given the perturbed
+one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from scipy import sparse
 
 from geneformer_grn.network.cross_products import Expression, cross_correlation, mean_and_sd
 from geneformer_grn.network.edges import check_edges
-from geneformer_grn.network.ordering import ordered_edges
-from geneformer_grn.network.propagation import PropagationSettings, propagate, signed_weights
-from geneformer_grn.network.refit import refit_signed
-from geneformer_grn.network.scored import ScoredPairs
+from geneformer_grn.network.propagation import signed_weights
 
 _COLUMNS = ["source", "gene", "group", "hop", "effect"]
 
@@ -96,99 +93,6 @@ def marginal_response(
             )
         )
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS)
-
-
-def ordered_response(
-    levels: Expression,
-    gene_ids: np.ndarray,
-    changes: Mapping[str, float],
-    *,
-    regulators: Sequence[str],
-    labels: np.ndarray | None = None,
-    n_halves: int = 30,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Predict effects along networks that lead downwards only, averaged over random halves of the cells.
-
-    Each half gives an order of the regulators, edges (`geneformer_grn.network.ordering.ordered_edges`),
-    coefficients and linear responses. Which gene comes first is often a close call: the average hedges it.
-
-    Parameters
-    ----------
-    levels
-        ``(n, g)`` counts scaled to a common depth (`geneformer_grn.network.ordering.scaled_levels`).
-    gene_ids
-        ``(g,)`` names of the columns.
-    changes
-        Source -> change of its level. A source that is no regulator moves itself alone.
-    regulators
-        Genes that may regulate; all others are targets.
-    labels
-        ``(n,)`` cell states, each with its own mean; None: one.
-    n_halves
-        Number of halves.
-    seed
-        Seed of the halves.
-
-    Returns
-    -------
-    DataFrame
-        As `marginal_response`; ``hop`` is the shortest path in any of the networks.
-
-    Raises
-    ------
-    ValueError
-        A gene is not in `gene_ids`, there are fewer than 6 cells, or there is not even one half.
-
-    Notes
-    -----
-    Averaging over half-samples: Bühlmann & Yu (2002), Analyzing bagging, Annals of Statistics 30.
-
-    Examples
-    --------
-    >>> ordered_response(levels, genes, {"ENSG00000066336": -2.0}, regulators=tfs)  # doctest: +SKIP
-    """
-    if n_halves < 1 or levels.shape[0] < 6:
-        raise ValueError(
-            f"an average needs a half of 3 cells at least; got {n_halves} halves of {levels.shape[0]} cells"
-        )
-    rng = np.random.default_rng(seed)
-    settings = PropagationSettings(method="linear")
-    parts = []
-    for _ in range(n_halves):
-        rows = np.sort(rng.permutation(levels.shape[0])[: levels.shape[0] // 2])
-        inside, states = levels[rows], None if labels is None else labels[rows]
-        scored = ordered_edges(
-            inside, gene_ids, regulators=regulators, targets=gene_ids.tolist(), labels=states
-        )
-        edges = _selected(scored)
-        if len(edges) == 0:
-            parts.append(_alone(changes))
-            continue
-        signed = refit_signed(edges, inside, gene_ids, labels=states)
-        parts.append(propagate(signed, changes, settings=settings))
-    together = pd.concat(parts, ignore_index=True)
-    found = together.groupby(["source", "gene"], sort=False)
-    average = found.agg(group=("group", "first"), hop=("hop", "min"), effect=("effect", "sum")).reset_index()
-    return average.assign(effect=average["effect"] / n_halves)[_COLUMNS]
-
-
-def _alone(changes: Mapping[str, float]) -> pd.DataFrame:
-    """Return the effects in a network without edges."""
-    table = pd.DataFrame({"source": list(changes), "effect": list(changes.values())})
-    return table.assign(gene=table["source"], group="all", hop=0)[_COLUMNS]
-
-
-def _selected(scored: ScoredPairs) -> pd.DataFrame:
-    """Return the edges whose weight is not 0."""
-    rows, columns = np.nonzero(np.nan_to_num(scored.weights))
-    return pd.DataFrame(
-        {
-            "source": scored.regulators[rows],
-            "target": scored.targets[columns],
-            "weight": scored.weights[rows, columns],
-        }
-    )
 
 
 def clamped_response(

@@ -158,7 +158,8 @@ def draw_nodes(axes: Axes, nodes: Nodes, centres: np.ndarray, present: np.ndarra
         filled = bool(nodes.regulator[index]) and here
         _draw_box(axes, centres[index], nodes.boxes[index], filled=filled, framed=nodes.framed and here)
         axes.text(
-            *centres[index],
+            centres[index, 0],
+            centres[index, 1],
             text,
             ha="center",
             va="center_baseline",

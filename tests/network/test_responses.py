@@ -6,7 +6,7 @@ import pytest
 from scipy import sparse
 
 from geneformer_grn.network.propagation import PropagationSettings, propagate
-from geneformer_grn.network.responses import clamped_response, marginal_response, ordered_response
+from geneformer_grn.network.responses import clamped_response, marginal_response
 
 GENES = np.array(["A", "B", "C", "D"], dtype=object)
 
@@ -119,43 +119,3 @@ def test_clamped_response_refuses_what_it_cannot_do(expression):
         clamped_response(edges, expression, GENES, source="A", n_steps=0)
     with pytest.raises(ValueError, match="weights of attention"):
         clamped_response(edges.assign(method="attention"), expression, GENES, source="A")
-
-
-def ordered_chain(n: int) -> np.ndarray:
-    """A -> B -> C with noise of variance = mean; D on its own."""
-    rng = np.random.default_rng(3)
-    a = rng.normal(16, 4, n)
-    b = 12 + 0.9 * (a - 16) + rng.normal(0, np.sqrt(12), n)
-    c = 10 - 0.8 * (b - 12) + rng.normal(0, np.sqrt(10), n)
-    return np.column_stack([a, b, c, rng.normal(9, 3, n)])
-
-
-def test_ordered_response_leads_downwards_only():
-    changes = {"A": -10.0, "B": -10.0, "D": -9.0}
-    found = ordered_response(ordered_chain(8_000), GENES, changes, regulators=["A", "B"], n_halves=3)
-    wide = found.pivot_table(index="source", columns="gene", values="effect", fill_value=0.0)
-    np.testing.assert_allclose(wide.loc["A"], [-10.0, -9.0, 7.2, 0.0], atol=0.4)
-    np.testing.assert_allclose(wide.loc["B"], [0.0, -10.0, 8.0, 0.0], atol=0.4)
-    np.testing.assert_allclose(wide.loc["D"], [0.0, 0.0, 0.0, -9.0], atol=1e-9)
-    assert found.loc[(found["source"] == "A") & (found["gene"] == "C"), "hop"].tolist() == [2]
-    # the marginal covariance sends the loss of B up to A
-    marginal = marginal_response(ordered_chain(8_000), GENES, changes).set_index(["source", "gene"])
-    assert marginal.loc[("B", "A"), "effect"] < -3
-
-
-def test_ordered_response_is_an_average_and_repeats():
-    levels = ordered_chain(400)
-    asked = {"gene_ids": GENES, "changes": {"A": -1.0}, "regulators": ["A", "B"]}
-    one, again, three = (
-        ordered_response(levels, **asked, n_halves=n, seed=0).set_index("gene")["effect"] for n in (1, 1, 3)
-    )
-    pd.testing.assert_series_equal(one, again)
-    rng = np.random.default_rng(0)
-    halves = [np.sort(rng.permutation(400)[:200]) for _ in range(3)]
-    expected = [np.polyfit(levels[rows, 0], levels[rows, 1], 1)[0] for rows in halves]
-    assert three["B"] == pytest.approx(-np.mean(expected), rel=0.02)
-    assert one["B"] == pytest.approx(-expected[0], rel=0.02)
-    nothing = ordered_response(np.random.default_rng(0).normal(9, 3, (40, 4)), **asked)
-    assert nothing.loc[nothing["gene"] == "A", "effect"].tolist() == [-1.0]
-    with pytest.raises(ValueError, match="0 halves of 400 cells"):
-        ordered_response(levels, **asked, n_halves=0)

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.browser
 WICKED = "<img src=x onerror=alert(1)>"
 N_EDGES = 400
 WHERE_THE_FIRST_GENE_IS = """() => {
-  const node = drawn.nodes[0], canvas = document.getElementById("canvas"), box = canvas.getBoundingClientRect();
+  const node = drawn.nodes[0], canvas = document.getElementById("canvas");
+  const box = canvas.getBoundingClientRect();
   const middle = (values) => (Math.min(...values) + Math.max(...values)) / 2;
   const [x, y] = ["x", "y"].map((axis) => node[axis] - middle(drawn.nodes.map((other) => other[axis])));
   const zoom = Number(canvas.dataset.zoom);
