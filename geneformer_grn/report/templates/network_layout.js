@@ -1,6 +1,6 @@
 // Where genes are drawn: springs along edges, repulsion between near genes, then names pushed apart.
 // Genes keep their places when edges come or go, and every start is the same, so that the picture is stable.
-function startLayout(nodes, links) {
+function startLayout(nodes, links, wide) {
   const RANGE = nodes.length > 800 ? 110 : 170, SPRING = 62, GOLDEN = Math.PI * (3 - Math.sqrt(5));
   const placed = nodes.filter((node) => node.x !== undefined).length;
   nodes.forEach((node, index) => {
@@ -12,7 +12,7 @@ function startLayout(nodes, links) {
   });
   const steps = nodes.length > 800 ? 120 : 320;
   // Where most genes have their places already, they only make room for the others.
-  return { nodes, links, RANGE, SPRING, steps, step: placed > nodes.length / 2 ? Math.round(steps * 0.55) : 0 };
+  return { nodes, links, wide, RANGE, SPRING, steps, step: placed > nodes.length / 2 ? Math.round(steps * 0.55) : 0 };
 }
 
 function cellsOf(nodes, side) {
@@ -38,10 +38,11 @@ function nearPairs(nodes, side, visit) {
 
 // One step; returns false when the layout has settled.
 function advance(layout) {
-  const { nodes, links, RANGE, SPRING } = layout;
+  const { nodes, links, wide, RANGE, SPRING } = layout;
   const heat = 1 - layout.step / layout.steps;
   if (heat <= 0) return false;
-  for (const node of nodes) { node.fx = -0.008 * node.x; node.fy = -0.017 * node.y; }
+  const [towardsX, towardsY] = wide ? [0.008, 0.017] : [0.017, 0.008];
+  for (const node of nodes) { node.fx = -towardsX * node.x; node.fy = -towardsY * node.y; }
   nearPairs(nodes, RANGE, (a, b) => {
     let dx = a.x - b.x, dy = a.y - b.y, far = Math.hypot(dx, dy);
     if (far > RANGE) return;

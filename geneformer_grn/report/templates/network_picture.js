@@ -206,7 +206,7 @@ function makePicture(canvas, { select, colours }) {
       if (refit) follow = true;
       writeKey();
       if (layout && drawn.nodes.length === known.size && drawn.nodes.every((node) => known.has(node)) && !refit) return draw();
-      layout = startLayout(drawn.nodes, drawn.edges);
+      layout = startLayout(drawn.nodes, drawn.edges, canvas.clientWidth > canvas.clientHeight);
       canvas.dataset.layout = "moving";
       tick(layout);
     },
