@@ -1,11 +1,11 @@
-"""Figures of explanations: they draw what the table says, and refuse a table that lacks it."""
+"""The deletion curve draws what the table says, and refuses a table that lacks it."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from geneformer_grn.report.drawing import to_png
-from geneformer_grn.report.explanation_figures import deletion_figure, driver_figure
+from geneformer_grn.report.explanation_figures import deletion_figure
 
 
 @pytest.fixture
@@ -23,15 +23,6 @@ def deletion() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@pytest.fixture
-def drivers() -> pd.DataFrame:
-    n = 14
-    score = np.linspace(2.0, -0.5, n)
-    part = {"gene": [f"ENSG{i:011d}" for i in range(n)], "gene_symbol": [f"G{i}" for i in range(n)]}
-    table = pd.DataFrame({**part, "score": score, "ci_low": score - 0.1, "ci_high": score + 0.1})
-    return pd.concat([table.assign(**{"class": name}) for name in "ABCDE"])
-
-
 def test_a_panel_a_method_with_both_curves(deletion):
     figure = deletion_figure(deletion)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["integrated gradients", "attention"]
@@ -47,19 +38,3 @@ def test_no_such_ranking(deletion):
         deletion_figure(deletion, ranking="cell")
     with pytest.raises(ValueError, match="drop_random_high"):
         deletion_figure(deletion.drop(columns="drop_random_high"))
-
-
-def test_the_leading_drivers_of_each_class(drivers):
-    figure = driver_figure(drivers, n_genes=3)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == list("ABCDE")
-    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert labels == ["G0", "G1", "G2"]
-    np.testing.assert_allclose(
-        [bar.get_width() for bar in figure.axes[4].patches], np.linspace(2, -0.5, 14)[:3]
-    )
-    assert to_png(figure).startswith(b"\x89PNG")
-
-
-def test_one_cell_has_bars_without_intervals(drivers):
-    figure = driver_figure(drivers.assign(ci_low=np.nan, ci_high=np.nan)[:5])
-    assert len(figure.axes[0].patches) == 5
