@@ -27,7 +27,11 @@ from geneformer_grn.workflows.finetune_rows import (
 )
 from geneformer_grn.workflows.finetune_scores import Scoring, score_rows
 
-_HARMLESS = ("run.threads", "run.device", "evaluation.bootstrap", "evaluation.goals", "split.why")
+# What may differ on --resume: none of it changes a row that is done.
+_HARMLESS = (
+    "run.threads", "run.device", "split.why", "evaluation.baselines", "evaluation.few_shot_baselines",
+    "evaluation.bootstrap", "evaluation.goals",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
