@@ -144,8 +144,8 @@ def known_pairs(pairs: ScoredPairs, truth: Truth, *, seed: int = 0) -> KnownPair
     n_known = known.sum(axis=1)
     if np.count_nonzero(n_known) < FOLDS:
         raise ValueError(
-            f"{np.count_nonzero(n_known)} of {len(regulators):,} regulators have edges of {truth.name} to one "
-            f"of {len(targets):,} targets; a supervised combination needs {FOLDS}. Without known edges, use "
+            f"{np.count_nonzero(n_known)} of {len(regulators):,} regulators have edges of {truth.name} to "
+            f"these {len(targets):,} targets; supervised combinations need {FOLDS}. Without known edges, use "
             "rank_aggregate"
         )
     fold = np.full(len(regulators), -1, dtype=np.int64)
@@ -203,7 +203,7 @@ class _Fitting:
         return {name: model(matrix, labels[kept], self.seed) for name, model in MODELS.items()}, offset
 
     def _matrix(self, left_out: frozenset[int], row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """Return features; a target's known regulators count where fits look, except in the pair's own fold."""
+        """Return features; a target's known regulators count in the folds fitted on but the pair's own."""
         allowed = np.array([fold not in left_out for fold in range(FOLDS)])
         n_known, n_judged = self._n_known[allowed].sum(axis=0), self._n_judged[allowed].sum(axis=0)
         usual = n_known.sum() / max(n_judged.sum(), 1.0)
