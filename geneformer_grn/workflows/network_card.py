@@ -173,4 +173,4 @@ def _sentence(row: dict[str, Any]) -> str:
     if "auprc_gain_low" not in gain:
         return said
     adds = "adds" if gain["auprc_gain_low"] > 0 else "adds nothing that can be told"
-    return f"{said}; {adds} beyond correlation and the genes' own expression"
+    return f"{said}; {adds} beyond correlation, the target's expression and how often it is one"

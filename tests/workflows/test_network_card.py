@@ -78,7 +78,7 @@ def test_what_is_said(card):
     text = methods_card(card)
     assert "| all | ridge |" in text
     assert "- all, ridge: beats correlation (+0." in text
-    assert "; adds beyond correlation and the genes' own expression" in text
+    assert "; adds beyond correlation, the target's expression and how often it is one" in text
     frame = card_frame(card)
     assert frame["method"].tolist() == ["ridge", "correlation"]
     assert frame["verdict"].tolist() == ["beats", ""]
