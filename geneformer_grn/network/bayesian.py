@@ -24,6 +24,7 @@ MAX_GENES = 200
 """Most genes, regulators and targets together."""
 
 _LEAST_VARIANCE = 1e-10
+_DIGITS = 6  # of scores
 
 
 def bayesian_network_edges(
@@ -37,8 +38,8 @@ def bayesian_network_edges(
 ) -> ScoredPairs:
     """Score pairs by the coefficients of a linear Gaussian Bayesian network (pgmpy's hill climbing).
 
-    Among networks that hardly differ in likelihood but in the direction of an edge between two regulators,
-    the search ends at one; such directions are no finding.
+    Among networks that have the same likelihood and differ in the direction of an edge between two
+    regulators, the search ends at one; such directions are no finding.
 
     Parameters
     ----------
@@ -156,11 +157,11 @@ def _search(correlation: np.ndarray, n_cells: int, allowed: np.ndarray, *, max_p
         ) from error
     import pandas as pd
 
-    joined = np.flatnonzero(allowed.any(axis=0) | allowed.any(axis=1))
-    names = [f"g{gene}" for gene in joined]
-    possible = [(f"g{source}", f"g{target}") for source, target in zip(*np.nonzero(allowed), strict=True)]
+    # Genes go by numbers: pgmpy walks through sets, whose order changes with every run where they hold text.
+    genes = np.flatnonzero(allowed.any(axis=0) | allowed.any(axis=1)).tolist()
+    possible = [(source, target) for source, target in np.argwhere(allowed).tolist()]
     # The score has the correlations; of the cells, pgmpy asks for the names of their columns only.
-    nothing = pd.DataFrame(np.zeros((2, len(names))), columns=names)
+    nothing = pd.DataFrame(np.zeros((2, len(genes))), columns=genes)
     search = HillClimbSearch(
         scoring_method=gaussian_bic(correlation, n_cells, nothing),
         expert_knowledge=ExpertKnowledge(search_space=possible),
@@ -171,7 +172,7 @@ def _search(correlation: np.ndarray, n_cells: int, allowed: np.ndarray, *, max_p
     search.fit(nothing)
     edges = np.zeros(allowed.shape, dtype=bool)
     for source, target in search.causal_graph_.edges():
-        edges[int(source[1:]), int(target[1:])] = True
+        edges[source, target] = True
     return edges
 
 
@@ -179,17 +180,18 @@ def gaussian_bic(correlation: np.ndarray, n_cells: int, nothing: pd.DataFrame) -
     """Return pgmpy's score ``bic-g``, up to a constant for each gene, computed from correlations.
 
     ``-n / 2 · log(residual variance) - (parents + 1) / 2 · log(n)`` for a gene of unit variance. Genes are
-    called g0, g1, ... by their place in the matrix; `nothing` is what pgmpy takes for their cells.
+    known by their place in the matrix; `nothing` is what pgmpy takes for their cells. Scores are rounded, so
+    that two directions of an edge which are as good are exactly so, whatever the rounding of correlations.
     """
     from pgmpy.structure_score import BaseStructureScore
 
     class GaussianBIC(BaseStructureScore):
-        def _local_score(self, variable: str, parents: tuple[str, ...]) -> float:
-            gene, above = int(variable[1:]), [int(parent[1:]) for parent in sorted(parents)]
-            left = residual_variance(correlation, gene, above)
-            return -n_cells / 2.0 * np.log(left) - (len(above) + 1) / 2.0 * np.log(n_cells)
+        def _local_score(self, variable: int, parents: tuple[int, ...]) -> float:
+            left = residual_variance(correlation, variable, parents)
+            score = -n_cells / 2.0 * np.log(left) - (len(parents) + 1) / 2.0 * np.log(n_cells)
+            return round(float(score), _DIGITS)
 
-        def local_score(self, variable: str, parents: tuple[str, ...]) -> float:
+        def local_score(self, variable: int, parents: tuple[int, ...]) -> float:
             return super().local_score(variable, tuple(sorted(parents)))  # one entry for all their orders
 
     return GaussianBIC(nothing)
@@ -199,8 +201,9 @@ def residual_variance(correlation: np.ndarray, gene: int, parents: Sequence[int]
     """Return the variance of a standardised gene that its parents leave unexplained."""
     if len(parents) == 0:
         return 1.0
-    cross = correlation[parents, gene]
-    weights, *_ = np.linalg.lstsq(correlation[np.ix_(parents, parents)], cross, rcond=None)
+    above = list(parents)
+    cross = correlation[above, gene]
+    weights, *_ = np.linalg.lstsq(correlation[np.ix_(above, above)], cross, rcond=None)
     return max(float(1.0 - cross @ weights), _LEAST_VARIANCE)
 
 

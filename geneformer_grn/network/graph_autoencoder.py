@@ -45,8 +45,8 @@ class AutoencoderSettings:
 
     hidden: int = 64
     latent: int = 32
-    epochs: int = 300
-    rate: float = 0.03
+    epochs: int = 600
+    rate: float = 0.02
 
     def __post_init__(self) -> None:
         for name in ("hidden", "latent", "epochs"):
