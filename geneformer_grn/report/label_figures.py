@@ -210,11 +210,11 @@ def few_shot_figure(
     require_columns(scores, ["method", "per_class", "value"], "the few-shot figure")
     methods = list(dict.fromkeys(scores["method"].astype(str)))
     names = _distinct(methods, 44)
-    width, height = size[0] + 0.8 + _legend_width(names), size[1] + 0.65
+    width, height = size[0] + 0.9 + _legend_width(names), size[1] + 0.65
     counts = np.sort(scores["per_class"].unique()).astype(float)
     with figure_style():
         figure = new_figure(width, height)
-        axes = figure.add_axes((0.6 / width, 0.5 / height, size[0] / width, size[1] / height))
+        axes = figure.add_axes((0.7 / width, 0.5 / height, size[0] / width, size[1] / height))
         for place, (method, name) in enumerate(zip(methods, names, strict=True)):
             style = _line_style(place)
             rows = scores[(scores["method"].astype(str) == method).to_numpy()]
