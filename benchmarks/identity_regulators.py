@@ -25,6 +25,7 @@ from measuring import device, versions
 from geneformer_grn._runtime import logger, write_json
 from geneformer_grn.cells.counts import log_normalised
 from geneformer_grn.cells.ranking import rank_cells
+from geneformer_grn.extraction.methods import METHODS as FROM_MODEL
 from geneformer_grn.network.cross_products import Expression, mean_and_sd
 from geneformer_grn.network.methods import MODEL_FREE
 from geneformer_grn.network.scored import ScoredPairs
@@ -117,6 +118,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         max_targets=settings.max_targets, min_support=settings.min_support,
     )  # fmt: skip
     score = scorers(cells, settings, methods)
+    draw = np.random.default_rng(arguments.seed)
     tables: dict[str, dict[str, pd.DataFrame]] = {}
     expression, seconds = {}, dict.fromkeys(methods, 0.0)
     for group, rows in {**groups, EVERYONE: np.arange(len(opened.counts))}.items():
@@ -124,9 +126,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         present = [np.array([gene for gene in part if gene in enough]) for part in (regulators, targets)]
         scored: dict[str, ScoredPairs] = {}
         used = methods if group != EVERYONE else [method for method in methods if method in MODEL_FREE]
+        few = rows
+        if arguments.model_cells is not None and len(rows) > arguments.model_cells:
+            few = np.sort(draw.choice(rows, arguments.model_cells, replace=False))
         for method in used:
             begun = time.perf_counter()
-            scored |= score[method](rows, *present)
+            scored |= score[method](few if method in FROM_MODEL else rows, *present)
             seconds[method] += time.perf_counter() - begun
         if len(used) > 1 and len(used) == len(methods):
             scored["combined"] = combined(scored, cells, rows, truth=None, seed=arguments.seed)
@@ -204,6 +209,7 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, required=True, help="the 2,700 blood cells of 10x, labelled")
     parser.add_argument("--groups", default="cell_type")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--model-cells", type=int, help="most cells of a type that the model reads")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
@@ -213,7 +219,8 @@ def main() -> None:
         "versions": versions(),
         "conditions": {
             "cells": arguments.cells.name, "groups": result.pop("groups"),
-            "methods": result.pop("methods"), "model": "mini", "top": TOP,
+            "methods": result.pop("methods"), "model": "mini",
+            "model_cells": arguments.model_cells, "top": TOP,
             "strongest": STRONGEST, "max_targets": 300 if arguments.quick else 2000, "seed": arguments.seed,
             "load_average_before": load,
         },

@@ -204,7 +204,8 @@ def test_bad_edge_tables(app, scored, tmp_path):
 def test_all_methods_but_those_that_take_fewer_genes(app, scored, tiny_checkpoint, tmp_path, monkeypatch):
     folder, _ = scored
     monkeypatch.setitem(GENE_LIMITS, "graphical_lasso", 10)
-    command = ["network", folder / "cells.h5ad", "--model", tiny_checkpoint, "--top", "20"]
+    few = ["--top", "20", "--max-targets", "12", "--cells-per-regulator", "5"]
+    command = ["network", folder / "cells.h5ad", "--model", tiny_checkpoint, *few]
     code, stdout, error = call(app, *command, "--out", tmp_path / "a.tsv", "--methods", "all", "--json")
     assert code == 0, error
     methods = {*METHODS, "combined"} - {"graphical_lasso"}
