@@ -81,9 +81,9 @@ class Annotation:
         ``(m,)`` float64 score, over the bar where unknown (0 the bar).
     report
         ``features`` chosen, ``candidates`` (accuracy, macro-F1, calibration error of each on held-out
-        reference cells), ``temperature``, ``rule`` (how the folds were cut), ``left_out_found`` (class -> share called
-        unknown when the reference lacked it), ``known_lost``, ``share_unknown``, ``distance`` (median of the
-        cells over that of reference cells).
+        reference cells), ``temperature``, ``rule`` (how the folds were cut), ``left_out_found`` (class ->
+        share called unknown when the reference lacked it), ``known_lost``, ``share_unknown``, ``distance``
+        (median of the cells over that of reference cells).
     """
 
     scores: np.ndarray

@@ -1,8 +1,8 @@
 """Cells unlike anything a classifier has learnt: far from what it knows, and not sure what to call them.
 
 How far and how unsure an unknown kind looks is learnt where it can be: each class is left out of the
-reference once and plays the unknown. The bar is set by the known cells alone, so the share of them that is lost
-is chosen.
+reference once and plays the unknown. The bar is set by the known cells alone, so the share of them that is
+lost is chosen.
 """
 
 from __future__ import annotations

@@ -207,7 +207,8 @@ def _by_cells(
     empty = np.asarray(joined.n_counts)[query] == 0
     report = {
         "by": known.name, "n_reference": len(known), "n_genes_shared": n_shared,
-        "donors": options.donors or "", "model": encoder.name if encoder is not None else "", "settings": asdict(settings), **said.report,
+        "donors": options.donors or "", "model": encoder.name if encoder is not None else "",
+        "settings": asdict(settings), **said.report,
     }  # fmt: skip
     return task.classes, said.scores, said.unknown | empty, np.asarray(asked.kept), report
 

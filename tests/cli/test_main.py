@@ -16,12 +16,13 @@ from geneformer_grn.cli import build_app
 
 VERBS = [
     "demo", "run", "validate", "genes build", "vocab build", "import-geneformer", "tokenize", "corpus info",
-    "corpus merge", "corpus split", "corpus task", "corpus finish", "pretrain", "embed", "perturb",
+    "corpus merge", "corpus split", "corpus task", "corpus finish", "corpus duplicates", "pretrain",
+    "finetune", "annotate", "explain", "network-page", "embed", "perturb",
     "perturb-merge", "screen", "network", "propagate", "simulate", "evaluate model", "evaluate network",
     "evaluate effects", "card", "info",
 ]  # fmt: skip
 READERS = [
-    "run", "validate", "tokenize", "embed", "perturb", "screen", "network", "propagate", "evaluate model",
+    "run", "validate", "tokenize", "annotate", "embed", "perturb", "screen", "network", "propagate", "evaluate model",
     "evaluate network",
 ]  # fmt: skip
 MODEL_RUNNERS = ["demo", "run", "embed", "perturb", "screen", "network", "evaluate model"]
