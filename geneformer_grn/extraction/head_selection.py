@@ -98,7 +98,7 @@ def select_heads(
 
     known = pairs.fold >= 0
     all_heads = chosen(known)
-    weights = np.mean([ranks[head] for head in all_heads], axis=0, dtype=np.float64)
+    weights = np.asarray(np.mean([ranks[head] for head in all_heads], axis=0, dtype=np.float64))
     heads = []
     for fold in range(FOLDS):
         heads.append(chosen(known & (pairs.fold != fold)))

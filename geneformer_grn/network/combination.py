@@ -17,8 +17,8 @@ from geneformer_grn.metrics import average_precision
 from geneformer_grn.network.edge_models import MODELS, LogOdds, calibration, probability, thinned
 from geneformer_grn.network.folds import FOLDS, regulator_folds
 from geneformer_grn.network.pair_features import (
+    PLANES,
     GeneTraits,
-    PairFeatures,
     global_ranks,
     pair_features,
     require_same_pairs,
@@ -27,7 +27,7 @@ from geneformer_grn.network.scored import ScoredPairs
 from geneformer_grn.network.truth import Truth, canonical_genes
 
 _PRIOR = 5.0  # regulators that a target's share of known ones is drawn towards the mean by
-BOTH = "both"
+BOTH, MEAN_RANK = "both", "mean_rank"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,7 +62,8 @@ class Combination:
     fold
         ``(R,)`` int64, fold of every regulator; -1 where the truth does not know it.
     chosen
-        For every fold the classifier chosen on the others: of `MODELS`, or ``both``, their mean log-odds.
+        For every fold what was chosen on the others: of `MODELS`, ``both`` (their mean log-odds), or, where
+        fits are no better, ``mean_rank`` or one source.
     """
 
     scores: ScoredPairs
@@ -112,7 +113,7 @@ def fit_combination(
 
     first = require_same_pairs(sources)
     pairs = known_pairs(first, truth, seed=seed)
-    fitting = _Fitting(pair_features(sources, traits), pairs, seed)
+    fitting = _Fitting(sources, traits, pairs, seed)
     with threadpool_limits(1):  # fits are small, and threads of small fits wait for each other
         parts = [fitting.outer(fold) for fold in range(FOLDS)]
     found = np.mean([part for part, _ in parts], axis=0)
@@ -156,8 +157,11 @@ def known_pairs(pairs: ScoredPairs, truth: Truth, *, seed: int = 0) -> KnownPair
 class _Fitting:
     """Fits on some folds, shared between the choice of a classifier and the scores."""
 
-    def __init__(self, features: PairFeatures, pairs: KnownPairs, seed: int) -> None:
-        self.features, self.pairs, self.seed = features, pairs, seed
+    def __init__(
+        self, sources: Mapping[str, ScoredPairs], traits: GeneTraits | None, pairs: KnownPairs, seed: int
+    ) -> None:
+        self.sources, self.features = tuple(sources), pair_features(sources, traits)
+        self.pairs, self.seed = pairs, seed
         self._fits: dict[frozenset[int], tuple[dict[str, LogOdds], float]] = {}
         shape = (FOLDS, pairs.known.shape[1])
         self._n_known, self._n_judged = np.zeros(shape), np.zeros(shape)
@@ -186,13 +190,16 @@ class _Fitting:
     def log_odds(
         self, left_out: frozenset[int], row: np.ndarray, column: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Return classifier -> ``(n,)`` log-odds of pairs by fits without some folds."""
+        """Return candidate -> ``(n,)`` log-odds, or ranks, of pairs by fits without some folds."""
         if left_out not in self._fits:
             self._fits[left_out] = self._fit(left_out)
         fits, offset = self._fits[left_out]
         matrix = self._matrix(left_out, row, column)
         found = {name: fit(matrix) + offset for name, fit in fits.items()}
-        return found | {BOTH: np.mean(list(found.values()), axis=0)}
+        found[BOTH] = np.mean(list(found.values()), axis=0)
+        # with few known edges a fit may be worse than one source, or all of them, by rank alone
+        alone = self.features.planes[::PLANES, row, column].astype(np.float64)
+        return found | {MEAN_RANK: alone.mean(axis=0)} | dict(zip(self.sources, alone, strict=True))
 
     def _fit(self, left_out: frozenset[int]) -> tuple[dict[str, LogOdds], float]:
         inside = self.pairs.rows_in(set(range(FOLDS)) - left_out)

@@ -16,6 +16,9 @@ from scipy.stats import rankdata
 from geneformer_grn.network.cross_products import Expression, mean_and_sd
 from geneformer_grn.network.scored import ScoredPairs
 
+PLANES = 3
+"""Ranks of each source among the planes of `PairFeatures`, the one among all pairs first."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GeneTraits:
@@ -77,7 +80,7 @@ def require_same_pairs(sources: Mapping[str, ScoredPairs]) -> ScoredPairs:
         same = np.array_equal(first.regulators, pairs.regulators)
         if not (same and np.array_equal(first.targets, pairs.targets)):
             raise ValueError(
-                f"{first_name} covers {_size(first)} pairs and {name} {_size(pairs)}, or other genes; methods "
+                f"{first_name} covers {_size(first)} pairs and {name} {_size(pairs)}, or others; methods "
                 "are combined over the same pairs"
             )
     return first

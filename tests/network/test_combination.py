@@ -286,6 +286,17 @@ def test_equal_seeds_give_equal_scores(planted, combined):
     assert set(combined.chosen) <= {*ALL_MODELS, combination.BOTH}
 
 
+def test_with_few_known_edges_a_good_source_is_left_alone():
+    """Ten edges cannot weigh 30 noisy sources; one that is right is seen to be."""
+    rng = np.random.default_rng(5)
+    known = np.zeros((N_REGULATORS, N_TARGETS), dtype=bool)
+    known[np.arange(10), 40 + np.arange(10)] = True
+    sources = {f"noise {number}": scored(rng.random(known.shape)) for number in range(30)}
+    sources["good"] = scored(rng.random(known.shape) + known)
+    found = fit_combination(sources, truth_from(known))
+    assert found.chosen.count("good") >= 4
+
+
 def test_boosted_trees_find_what_a_regression_cannot():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(3_000, 2)).astype(np.float32)
