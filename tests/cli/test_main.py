@@ -22,8 +22,8 @@ VERBS = [
     "evaluate effects", "card", "info",
 ]  # fmt: skip
 READERS = [
-    "run", "validate", "tokenize", "annotate", "embed", "perturb", "screen", "network", "propagate", "evaluate model",
-    "evaluate network",
+    "run", "validate", "tokenize", "annotate", "embed", "perturb", "screen", "network", "propagate",
+    "evaluate model", "evaluate network",
 ]  # fmt: skip
 MODEL_RUNNERS = ["demo", "run", "embed", "perturb", "screen", "network", "evaluate model"]
 HEAVY = ("torch", "transformers", "scanpy", "anndata", "datasets", "sklearn", "numba", "matplotlib")
