@@ -166,7 +166,7 @@ def _warn_of_depth(cells: NetworkCells, rows: tuple[np.ndarray, np.ndarray], gro
     depth = [float(np.median(cells.counts.n_counts[part])) for part in rows]
     if max(depth) > _DEPTH_RATIO * min(depth):
         logger.warning(
-            "cells of %s hold %.0f counts and those of %s %.0f: correlations grow with depth, and so "
-            "do their differences",
+            "a cell of %r holds %.0f counts and one of %r %.0f (medians): correlations grow with depth, and "
+            "so do their differences",
             groups[0], depth[0], groups[1], depth[1],
         )  # fmt: skip

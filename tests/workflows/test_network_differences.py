@@ -78,7 +78,7 @@ def test_depth_is_mentioned(cells, labels, genes, caplog):
     other = replace(cells, counts=replace(cells.counts, n_counts=deeper))
     how = {"genes": genes, "methods": ["correlation"], "settings": NetworkSettings(), "n_splits": 10}
     compare_groups(other, labels, ("A", "B"), **how)
-    assert "cells of A hold 1000 counts and those of B 500: correlations grow with depth" in caplog.text
+    assert "a cell of 'A' holds 1000 counts and one of 'B' 500 (medians): correlations grow" in caplog.text
 
 
 def test_genes_that_one_group_lacks(cells, labels, genes):
