@@ -9,7 +9,8 @@ What is taken from the optimum is the order of the regulators; weights are those
 the regulators above it, so that they are exact, and exactly 0 where there is no edge. What to trust: that two
 genes are joined, less which comes first. The order is the one that leaves least variance unexplained, in all.
 That is the true one where all genes have equal noise in the units given; between standardised genes it
-favours regulators with many targets, and puts a gene with many regulators above them.
+favours regulators with many targets, and puts a gene with many regulators above them. On simulated cells the
+larger of two ridge weights told directions better.
 """
 
 from __future__ import annotations
