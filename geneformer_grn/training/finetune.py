@@ -29,6 +29,7 @@ from geneformer_grn.training.finetune_network import (
     Network,
     finished,
     merged,
+    original_model,
     parameter_groups,
     trainable_copy,
 )
@@ -159,7 +160,7 @@ def finetune(
     done = load_progress(folder, facts, resume=resume)
 
     run = _start(encoder, lessons, splits, settings=settings, processes=processes, seed=seed, weights=weights)
-    before = encoder_fingerprint(run.network.encoder.model)
+    before = encoder_fingerprint(original_model(run.network.encoder))
     if before != given:
         raise RuntimeError(f"the encoder to train ({before[:12]}) is not the one given ({given[:12]})")
     logger.info("%s, mode %s: encoder %s before", encoder.name, settings.model.mode, before[:12])

@@ -21,6 +21,7 @@ from geneformer_grn.model.encoder import Encoder
 from geneformer_grn.model.heads import HeadSpec, TaskHead, embed_tokens, run_layers
 from geneformer_grn.training.finetune_data import Lesson
 from geneformer_grn.training.finetune_loss import joined_loss, unit_losses
+from geneformer_grn.training.finetune_quantised import QuantisedEncoder, dequantised, quantised
 from geneformer_grn.training.finetune_settings import FinetuneModel, FinetuneOptim, FinetuneSettings
 
 
@@ -142,7 +143,7 @@ def trainable_copy(
     Raises
     ------
     ValueError
-        There are fewer layers than are asked to learn.
+        There are fewer layers than are asked to learn, or quantised ones are asked for without a CUDA GPU.
     ModuleNotFoundError
         peft or bitsandbytes is asked for and not installed.
     """
@@ -152,6 +153,12 @@ def trainable_copy(
             f"top_layers is {chosen.top_layers}, but {encoder.name!r} has {encoder.n_layers} layers"
         )
     precision: Precision = settings.optim.precision
+    if chosen.quantised != "none":
+        held = quantised(replace(encoder, precision=precision), chosen.quantised, device)
+        held.model.requires_grad_(requires_grad=False)
+        if mode == "lora":
+            add_lora(held.model, chosen, seed=seed)
+        return held
     if mode == "frozen":
         model = encoder.model if encoder.device == device else copy.deepcopy(encoder.model)
         return replace(encoder, model=cast("Any", model).to(device), device=device, precision=precision)
@@ -192,7 +199,7 @@ def add_lora(model: nn.Module, settings: FinetuneModel, *, seed: int) -> None:
 
 def merged(encoder: Encoder) -> Encoder:
     """Return the encoder with low-rank changes taken into a copy of its weights; as it is without any."""
-    if not any(hasattr(module, "lora_A") for module in encoder.model.modules()):
+    if isinstance(encoder, QuantisedEncoder) or not has_lora(encoder):
         return replace(encoder)
     model = copy.deepcopy(encoder.model)
     for parent in list(cast("Any", model).modules()):
@@ -204,9 +211,19 @@ def merged(encoder: Encoder) -> Encoder:
     return replace(encoder, model=model)
 
 
+def original_model(encoder: Encoder) -> nn.Module:
+    """Return the model that training begins with; of quantised layers the one they were made of."""
+    return cast("Encoder", encoder.original).model if isinstance(encoder, QuantisedEncoder) else encoder.model
+
+
+def has_lora(encoder: Encoder) -> bool:
+    """Return whether low-rank changes lie beside the weights."""
+    return any(hasattr(module, "lora_A") for module in encoder.model.modules())
+
+
 def finished(encoder: Encoder) -> Encoder:
-    """Return the encoder as its user gets it: merged, in eval mode."""
-    done = merged(encoder)
+    """Return the encoder as its user gets it: merged, in full precision, in eval mode."""
+    done = dequantised(encoder) if isinstance(encoder, QuantisedEncoder) else merged(encoder)
     done.model.eval()
     return done
 

@@ -323,6 +323,7 @@ def test_what_does_not_fit_is_refused(tiny_encoder, ranked, tasks, splits):
         (([kind], {"gene": splits["gene"]}, settings()), "no split of cells"),
         (([kind], splits, settings("top", top_layers=9)), "top_layers is 9"),
         (([tasks["age"]], splits, settings(sampling="balanced")), "needs a task that gives cells a class"),
+        (([kind], splits, settings("lora", quantised="4bit")), "quantised layers need a CUDA GPU"),
     ]
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
