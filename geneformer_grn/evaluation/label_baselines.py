@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from geneformer_grn.evaluation.label_data import Baseline, LabelData, prediction_of, taught
+from geneformer_grn.evaluation.label_data import Baseline, LabelData, prediction_of, taught, training_shares
 from geneformer_grn.evaluation.label_features import principal_components, standardised, variable_genes
-from geneformer_grn.evaluation.linear_fits import fit_linear, spread
+from geneformer_grn.evaluation.linear_fits import fit_linear
 from geneformer_grn.evaluation.model_baselines import linear_probe, random_weights
 from geneformer_grn.evaluation.sequence_baselines import bilstm, cnn, denoising_autoencoder, mlp
 from geneformer_grn.training.supervision import Kind, Prediction, Split, Task
@@ -23,12 +23,9 @@ EVERY: frozenset[Kind] = CLASSES | VALUES
 
 def majority(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
     """Predict the classes by their shares in training; values by their mean."""
-    known = task.values[taught(data, task, split).train]
-    if task.kind == "regression":
-        return Prediction(task.name, units, np.full(len(units), known.mean()), {"settings": {}})
-    present, counts = np.unique(known, return_counts=True)
-    shares = np.tile(counts / counts.sum(), (len(units), 1))
-    return Prediction(task.name, units, spread(shares, present, len(task.classes)), {"settings": {}})
+    shares = training_shares(task, split)
+    scores = np.broadcast_to(shares, (len(units), *shares.shape)).copy()
+    return Prediction(task.name, units, scores, {"settings": {}})
 
 
 def hvg_pca_linear(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:

@@ -255,6 +255,27 @@ def choose(
     return candidates[max(range(len(values)), key=lambda i: (values[i], -i))]
 
 
+def training_shares(task: Task, split: Split) -> np.ndarray:
+    """Return the share of each class among the labelled training units, ``(n_classes,)``; of values the mean."""
+    known = task.values[split.train[task.labelled[split.train]]]
+    if task.kind == "regression":
+        return np.asarray(known.mean())
+    return np.bincount(known, minlength=len(task.classes)) / len(known)
+
+
+def without_gaps(prediction: Prediction, task: Task, split: Split) -> Prediction:
+    """Return a prediction in which units that were given no score have the shares of the training units.
+
+    A model says nothing of a gene that no cell holds within its length. Left out, such units would be scored
+    for its rivals only.
+    """
+    scores = prediction.scores.copy()
+    unknown = np.isnan(scores.reshape(len(scores), -1)).any(axis=1)
+    scores[unknown] = training_shares(task, split)
+    details = prediction.details | {"n_without_score": int(unknown.sum())}
+    return replace(prediction, scores=scores, details=details)
+
+
 def prediction_of(task: Task, units: np.ndarray, fitted: Fitted) -> Prediction:
     """Return what was learnt as a prediction of some units, its settings in ``details``."""
     settings, predict = fitted

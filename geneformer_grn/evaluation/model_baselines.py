@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from geneformer_grn.evaluation.label_data import LAYERS, Fitted, LabelData, choose, prediction_of, taught
+from geneformer_grn.evaluation.label_data import (
+    LAYERS,
+    Fitted,
+    LabelData,
+    choose,
+    prediction_of,
+    taught,
+    without_gaps,
+)
 from geneformer_grn.evaluation.label_features import standardised
 from geneformer_grn.evaluation.linear_fits import fit_linear
 from geneformer_grn.training.supervision import Prediction, Split, Task
@@ -63,4 +71,5 @@ def random_weights(data: LabelData, task: Task, split: Split, *, seed: int, unit
         scores = result.model.predict(data.ranked, cells=units)[task.name]
     else:
         scores = result.model.predict(data.ranked)[task.name][task.gene_tokens[units]]
-    return Prediction(task.name, units, scores, {"settings": {"mode": "full", "epoch": result.best_epoch}})
+    details: dict[str, object] = {"settings": {"mode": "full", "epoch": result.best_epoch}}
+    return without_gaps(Prediction(task.name, units, scores, details), task, split)

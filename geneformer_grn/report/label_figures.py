@@ -347,10 +347,9 @@ def _legend_width(names: Sequence[str]) -> float:
 
 def _distinct(names: Sequence[str], length: int) -> list[str]:
     """Return names cut to `length`, in the middle where cut at the end they would be alike."""
-    cut = pd.Series([shorten(name, length) for name in names], dtype=object)
+    cut = [shorten(name, length) for name in names]
     front = (length - 1) // 2
-    inner = [
-        name if len(name) <= length else f"{name[:front].rstrip()}…{name[front + 1 - length :].lstrip()}"
-        for name in names
+    return [
+        f"{name[:front].rstrip()}…{name[front + 1 - length :].lstrip()}" if cut.count(short) > 1 else short
+        for name, short in zip(names, cut, strict=True)
     ]
-    return list(cut.where(~cut.duplicated(keep=False), inner))

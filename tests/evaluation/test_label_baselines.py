@@ -16,7 +16,7 @@ from geneformer_grn.evaluation.gene_baselines import (
     expression_features,
 )
 from geneformer_grn.evaluation.label_baselines import CELL_BASELINES
-from geneformer_grn.evaluation.label_data import LabelData, validation_score
+from geneformer_grn.evaluation.label_data import LabelData, validation_score, without_gaps
 from geneformer_grn.evaluation.label_features import (
     principal_components,
     standardised,
@@ -127,6 +127,18 @@ def test_cells_without_labels_may_be_looked_at_but_not_those_of_test(data, task)
         CELL_BASELINES["l1_logistic"](replace(data, unlabelled=SPLIT.test[:1]), task, few, seed=0)
 
 
+def test_a_unit_without_a_score_has_the_shares_of_training(task) -> None:
+    scores = np.array([[0.9, 0.1], [np.nan, np.nan]])
+    few = replace(SPLIT, train=np.r_[0:3, 40])
+    found = without_gaps(Prediction("type", np.array([30, 70]), scores), task, few)
+    np.testing.assert_allclose(found.scores, [[0.9, 0.1], [0.75, 0.25]])
+    assert found.details["n_without_score"] == 1
+    age = Task("age", "cell", "regression", np.r_[np.full(79, 2.0), np.nan])
+    assert without_gaps(Prediction("age", np.array([30]), np.array([np.nan])), age, few).scores.tolist() == [
+        2.0
+    ]
+
+
 def test_features_are_those_of_the_units_given(data) -> None:
     features = np.random.default_rng(0).normal(3, 2, (50, 6))
     features[:, 5] = np.where(np.arange(50) < 20, 1.0, 7.0)
@@ -229,11 +241,13 @@ def test_components_are_learnt_without_the_genes_of_test(data, genes) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["cell", "gene"])
 def test_random_weights_know_nothing_of_the_pretrained_ones(level, data, task, genes) -> None:
-    asked, split = (task, SPLIT) if level == "cell" else genes
+    asked, split = task, SPLIT
+    if level == "gene":  # without the one that is no gene of the vocabulary
+        asked = replace(genes[0], values=genes[0].values[:-1], gene_tokens=genes[0].gene_tokens[:-1])
+        split = replace(genes[1], test=genes[1].test[:-1])
     baseline = (CELL_BASELINES if level == "cell" else GENE_BASELINES)["random_weights"]
     found: Prediction = baseline(data, asked, split, seed=0)
-    known = ~np.isnan(found.scores).any(axis=1)
-    assert known.sum() == len(split.test) - (level == "gene")  # one labelled gene is in no cell
+    np.testing.assert_allclose(found.scores.sum(axis=1), 1)
     other = replace(data.encoder, model=_with_other_weights(data.encoder.model))
     again = baseline(replace(data, encoder=other), asked, split, seed=0)
     np.testing.assert_array_equal(found.scores, again.scores)
