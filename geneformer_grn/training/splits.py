@@ -158,7 +158,7 @@ def few_shot(split: Split, values: np.ndarray, *, per_class: int, seed: int) -> 
         chosen[0],
         chosen[1],
         split.test,
-        name=", ".join(filter(None, (split.name, f"{per_class} labels a class", f"draw {seed}"))),
+        name=", ".join(filter(None, (split.name, f"{per_class} labels a class", f"seed {seed}"))),
         rule=f"{split.rule}; at most {per_class} labels a class to learn from and as many to choose by",
     )
 

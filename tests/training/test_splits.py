@@ -150,7 +150,7 @@ def test_a_class_in_one_donor_only_is_named():
     task = Task("type", "cell", "classification", values, ("common", "lonely"))
     splits = make_splits(values, SplitRule(scheme="leave_one_out", groups_are="donor"), groups=DONORS)
     alone = next(split for split in splits if DONORS[split.test[0]] == "donor2")
-    with pytest.raises(ValueError, match="'lonely' is in the test part of fold . of 8 and not in train"):
+    with pytest.raises(ValueError, match=r"'lonely' is in the test part of fold . of 8 and not in train"):
         require_learnt(alone, task, groups_are="donor")
     held_out = make_splits(values, SplitRule(groups_are="donor"), groups=DONORS)[0]
     require_learnt(held_out, task)  # where there is a choice, the class is learnt from
