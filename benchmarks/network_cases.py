@@ -29,7 +29,8 @@ from geneformer_grn.workflows.cells import OpenSettings, open_cells
 from geneformer_grn.workflows.regulators import choose_genes
 
 DEPTHS = {"clean": None, "5k": 5_000.0, "1k": 1_000.0, "100": 100.0}
-SLOW = {
+SLOW: dict[str, dict[str, Any]] = {
+    "graphical_lasso": {},
     "genie3": {"settings": ForestSettings(n_trees=10, max_features=10, min_leaf=5, max_cells=1_000)},
     "grnboost": {"settings": BoostingSettings(max_trees=50, max_cells=1_000)},
     "graph_autoencoder": {"settings": AutoencoderSettings(epochs=100)},

@@ -109,8 +109,8 @@ def opened(out: Path, conditions: dict[str, Any]) -> dict[str, Any]:
 def notes() -> list[str]:
     return [
         "genie3 has 10 trees and grnboost at most 50, on at most 1,000 cells, graph_autoencoder 100 epochs; "
-        "these three run on the first simulated network and the published sets only; methods with a limit of "
-        "genes are left out above it",
+        "these three and graphical_lasso run on the first simulated network and the published sets only; "
+        "methods with a limit of genes are left out above it",
         "gene_shifts and influence take each regulator out of 5 cells",
         "out-of-fold scores (combined, best_single, target degree, attention_selected) of a regulator never "
         "see its own edges; the residual of such a score is optimistic all the same, since the fits behind "
