@@ -256,7 +256,7 @@ def choose(
 
 
 def training_shares(task: Task, split: Split) -> np.ndarray:
-    """Return the share of each class among the labelled training units, ``(n_classes,)``; of values the mean."""
+    """Return the share of each class among labelled training units, ``(n_classes,)``; of values, the mean."""
     known = task.values[split.train[task.labelled[split.train]]]
     if task.kind == "regression":
         return np.asarray(known.mean())
