@@ -17,7 +17,7 @@ from geneformer_grn.cells.ranking import model_input
 from geneformer_grn.evaluation.label_data import Fitted, LabelData, Taught, choose, prediction_of, taught
 from geneformer_grn.evaluation.label_features import standardised, variable_genes
 from geneformer_grn.evaluation.linear_fits import fit_linear
-from geneformer_grn.evaluation.small_networks import Inputs, Schedule, fit, run, teach
+from geneformer_grn.evaluation.small_networks import Inputs, Schedule, epochs_a_round, fit, run, teach
 from geneformer_grn.training.supervision import Prediction, Split, Task
 
 _MASKED = 0.3  # share of a cell's genes that the autoencoder is not shown
@@ -174,7 +174,8 @@ def _on_tokens(
         return torch.from_numpy(tokens).to(device), torch.tensor([len(cell) for cell in cells], device=device)
 
     inputs = Inputs(read=read, device=device, lengths=lengths)
-    rounds = int(np.clip(most_tokens // max(int(lengths[parts.train].sum()), 1), 4, Schedule.rounds))
+    in_a_round = int(lengths[parts.train].sum()) * epochs_a_round(len(parts.train), Schedule.batch_size)
+    rounds = int(np.clip(most_tokens // max(in_a_round, 1), 4, Schedule.rounds))
     schedule = Schedule(lr=2e-3, rounds=rounds, blind_rounds=min(rounds, Schedule.blind_rounds))
     predict, done = teach(lambda n: kind(len(vocabulary), pad, n), inputs, task, parts, schedule, seed=seed)
     return prediction_of(task, units, ({"rounds": done}, predict))

@@ -47,6 +47,11 @@ class Schedule:
 _STEPS = 25  # a round has at least so many
 
 
+def epochs_a_round(n_units: int, batch_size: int) -> int:
+    """Return how many epochs of so many units make a round."""
+    return -(-_STEPS // max(-(-n_units // batch_size), 1))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inputs:
     """What a network reads.
