@@ -8,7 +8,7 @@ numbers.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -87,7 +87,9 @@ class _Run:
     gene_cells: np.ndarray
     seed: int
     kept: PooledStates | None
+    n_epochs: int
     total_steps: int
+    told: Callable[[Mapping[str, Any]], None] | None = None
     progress: Progress = field(default_factory=Progress)
 
 
@@ -102,6 +104,7 @@ def finetune(
     seed: int = 0,
     resume: bool = False,
     weights: Mapping[str, float] | None = None,
+    told: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> FinetuneResult:
     """Teach an encoder with heads the training part, and return the model best on the validation part.
 
@@ -126,6 +129,8 @@ def finetune(
         Go on from what `out` holds; begin where it holds nothing.
     weights
         Fixed weight of a task in the loss, by name; 1 where it is not named.
+    told
+        Called with each row of the history as it comes; an error it raises ends the run.
 
     Returns
     -------
@@ -164,6 +169,7 @@ def finetune(
     if before != given:
         raise RuntimeError(f"the encoder to train ({before[:12]}) is not the one given ({given[:12]})")
     logger.info("%s, mode %s: encoder %s before", encoder.name, settings.model.mode, before[:12])
+    run.told = told
     if done is not None:
         run.progress = done.restore(run.network, run.optimizer)
     _train(run, folder, facts)
@@ -211,20 +217,19 @@ def _start(
     per_epoch = -(-per_epoch // (processes.world_size * settings.optim.accumulation))
     groups = parameter_groups(network, settings.optim)
     optimizer = torch.optim.AdamW(groups, fused=processes.device.type in {"cpu", "cuda"})
+    kept = pool_once(network, lessons, used, token_budget=settings.optim.token_budget)
+    n_epochs = epochs_needed(settings.optim, per_epoch, cheap=kept is not None)
     return _Run(
         lessons=lessons, network=network, module=processes.wrap(network), settings=settings.optim,
-        processes=processes, optimizer=optimizer, tasks=tasks, gene_cells=gene_cells, seed=seed,
-        kept=pool_once(network, lessons, used, token_budget=settings.optim.token_budget),
-        total_steps=per_epoch * epochs_needed(settings.optim, per_epoch),
+        processes=processes, optimizer=optimizer, tasks=tasks, gene_cells=gene_cells, seed=seed, kept=kept,
+        n_epochs=n_epochs, total_steps=per_epoch * n_epochs,
     )  # fmt: skip
 
 
 def _train(run: _Run, out: Path | None, facts: Mapping[str, Any]) -> None:
     """Run epochs until the last one, or until the validation part has not gained for long enough."""
     settings, state = run.settings, run.progress
-    plan = run.lessons.plan(settings, seed=run.seed, epoch=0)
-    per_epoch = -(-len(plan) // (run.processes.world_size * settings.accumulation))
-    n_epochs = epochs_needed(settings, per_epoch)
+    n_epochs = run.n_epochs
     every = max(1, n_epochs // max(settings.epochs, 10))
     with progress(total=n_epochs, initial=state.epoch, unit="epoch", desc="finetune") as bar:
         while state.epoch < n_epochs and not state.ended:
@@ -244,6 +249,8 @@ def _train(run: _Run, out: Path | None, facts: Mapping[str, Any]) -> None:
             bar.set_postfix(loss=f"{row['loss']:.3f}", score=f"{found.score:.3f}")
             if out is not None and run.processes.is_main:
                 save_progress(out, state, run.network, run.optimizer, facts=facts)
+            if run.told is not None:
+                run.told(row)
 
 
 def _train_epoch(run: _Run) -> tuple[np.ndarray, int, float]:

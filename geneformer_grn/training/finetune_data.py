@@ -281,6 +281,12 @@ def _class_weights(task: Task, values: np.ndarray, counts: np.ndarray, settings:
     return np.asarray(weights[places])
 
 
-def epochs_needed(settings: FinetuneOptim, steps_per_epoch: int) -> int:
-    """Return the number of epochs: as asked, or more where they would give less than ``min_steps``."""
-    return max(settings.epochs, math.ceil(settings.min_steps / steps_per_epoch))
+def epochs_needed(settings: FinetuneOptim, steps_per_epoch: int, *, cheap: bool = False) -> int:
+    """Return the number of epochs: as asked, or more where they would give less than ``min_steps``.
+
+    `cheap`: only the heads run, on states that were pooled once.
+    """
+    least = settings.min_steps
+    if least is None:
+        least = 1_000 if cheap else 200
+    return max(settings.epochs, math.ceil(least / steps_per_epoch))

@@ -44,8 +44,8 @@ class FinetuneModel(_Section):
 class FinetuneOptim(_Section):
     """How it learns, and for how long."""
 
-    lr: float = Field(default=3e-4, gt=0.0, description="peak learning rate of the encoder's last layer")
-    head_lr: float = Field(default=1e-3, gt=0.0, description="peak learning rate of the heads")
+    lr: float = Field(default=1e-3, gt=0.0, description="peak learning rate of the encoder's last layer")
+    head_lr: float = Field(default=5e-3, gt=0.0, description="peak learning rate of the heads")
     layer_decay: float = Field(
         default=1.0, gt=0.0, le=1.0, description="each layer below learns so many times as fast"
     )
@@ -54,10 +54,13 @@ class FinetuneOptim(_Section):
     schedule: Literal["cosine", "linear", "constant"] = "linear"
     clip: float = Field(default=1.0, gt=0.0, description="largest global gradient norm")
     epochs: int = Field(default=5, ge=1)
-    min_steps: int = Field(
-        default=100, ge=0, description="more epochs where the training set gives fewer steps"
+    min_steps: int | None = Field(
+        default=None,
+        ge=0,
+        description="more epochs where the training set gives fewer steps; None: 200, or 1,000 where states "
+        "are pooled once and a step costs next to nothing",
     )
-    token_budget: int = Field(default=8_192, ge=1, description="tokens in one packed batch")
+    token_budget: int = Field(default=4_096, ge=1, description="tokens in one packed batch")
     accumulation: int = Field(default=1, ge=1, description="packed batches of one process in one step")
     patience: int | None = Field(
         default=3, ge=1, description="validations without a better one before it ends; None: never"

@@ -147,6 +147,8 @@ def test_balanced_sampling_draws_classes_equally_often(ranked, tiny_vocabulary):
 def test_small_sets_get_more_epochs():
     assert epochs_needed(FinetuneOptim(epochs=5, min_steps=100), 50) == 5
     assert epochs_needed(FinetuneOptim(epochs=5, min_steps=100), 3) == 34
+    assert epochs_needed(FinetuneOptim(epochs=5), 100) == 5
+    assert epochs_needed(FinetuneOptim(epochs=5), 100, cheap=True) == 10
 
 
 def test_figures_equal_those_of_scikit_learn():
