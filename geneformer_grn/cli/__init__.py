@@ -19,7 +19,7 @@ import typer
 
 VERBS = (
     "demo", "run", "validate", "genes", "vocab", "import_geneformer", "tokenize", "corpus", "pretrain",
-    "finetune", "annotate", "explain", "embed", "perturb", "perturb_merge", "screen", "network", "network_page",
+    "finetune", "finetune_search", "annotate", "explain", "embed", "perturb", "perturb_merge", "screen", "network", "network_page",
     "propagate", "simulate", "evaluate", "card", "info",
 )  # fmt: skip
 

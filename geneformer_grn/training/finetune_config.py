@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from geneformer_grn.training.finetune_settings import FinetuneModel, FinetuneOptim, FinetuneSettings, Mode
+from geneformer_grn.training.search import SearchSection
 from geneformer_grn.training.splits import SplitRule
 from geneformer_grn.training.supervision import Kind, Level
 from geneformer_grn.training.toml_config import read_toml_config
@@ -151,6 +152,7 @@ class FinetuneConfig(_Section):
     split: SplitSection = SplitSection()
     evaluation: EvaluationSection = EvaluationSection()
     run: RunSection = RunSection()
+    search: SearchSection | None = Field(default=None, description="what finetune-search tries")
 
     @model_validator(mode="after")
     def _tasks_fit(self) -> FinetuneConfig:

@@ -30,7 +30,7 @@ from geneformer_grn.workflows.finetune_scores import Scoring, score_rows
 # What may differ on --resume: none of it changes a row that is done.
 _HARMLESS = (
     "run.threads", "run.device", "split.why", "evaluation.baselines", "evaluation.few_shot_baselines",
-    "evaluation.bootstrap", "evaluation.goals",
+    "evaluation.bootstrap", "evaluation.goals", "search",
 )  # fmt: skip
 
 
