@@ -112,15 +112,18 @@ def _complaints(error: ValidationError, model: type[BaseModel]) -> list[str]:
         key = ".".join(map(str, place))
         if problem["type"] == "extra_forbidden":
             section, dot, name = key.partition(".")
-            names: dict[str, str] = {}
-            for known_key in sorted(known, key=lambda one: not one.startswith(f"{section}.")):
-                names.setdefault(known_key.partition(".")[2], known_key)
             sections = list(model.model_fields)
-            near = [names[match] for match in difflib.get_close_matches(name, names, n=1)]
+            own = {one.partition(".")[2]: one for one in known if one.startswith(f"{section}.")}
+            every = {one.partition(".")[2]: one for one in known}
+            near = [own[match] for match in difflib.get_close_matches(name, own, n=1)]
+            near = near or [every[match] for match in difflib.get_close_matches(name, every, n=1)]
             near = near if dot else difflib.get_close_matches(section, sections, n=1)
-            own = [known_key for known_key in known if known_key.startswith(f"{section}.")]
-            near = near or difflib.get_close_matches(key, own, n=1, cutoff=0.8)  # lrate for lr
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(own or sections)}"
+            near = near or difflib.get_close_matches(key, own.values(), n=1, cutoff=0.8)  # lrate for lr
+            hint = (
+                f"; did you mean {near[0]!r}?"
+                if near
+                else f"; known keys: {', '.join(own.values() or sections)}"
+            )
             complaints.append(f"unknown key {key!r}{hint}")
         elif problem["type"] == "missing":
             complaints.append(f"{key!r} is missing")
