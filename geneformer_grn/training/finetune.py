@@ -280,7 +280,9 @@ def _take_step(run: _Run, step: Step, *, fallback: np.ndarray) -> torch.Tensor:
         seed_dropout(run.seed, (run.progress.epoch, number))
         chosen, idle = (fallback, True) if cells is None else (cells, False)
         given = (
-            run.kept.material(chosen, idle=idle) if run.kept is not None else _live(run, chosen, idle=idle)
+            run.kept.material(chosen, idle=idle)
+            if run.kept is not None
+            else _live(run, chosen, number, idle=idle)
         )
         with run.processes.synchronised(run.module, when=number == step.numbers[-1]):
             loss, losses = run.module(given.batch, given.rows, given.asked, step.divisors, given.pooled)
@@ -292,8 +294,11 @@ def _take_step(run: _Run, step: Step, *, fallback: np.ndarray) -> torch.Tensor:
     return parts
 
 
-def _live(run: _Run, cells: np.ndarray, *, idle: bool) -> Material:
-    return material(run.lessons, cells, run.processes.device, idle=idle)
+def _live(run: _Run, cells: np.ndarray, number: int, *, idle: bool) -> Material:
+    key = (run.seed, 2, run.progress.epoch, number)
+    return material(
+        run.lessons, cells, run.processes.device, idle=idle, dropout=run.settings.gene_dropout, key=key
+    )
 
 
 def _set_rates(run: _Run) -> float:

@@ -33,9 +33,15 @@ class Material:
     pooled: list[Tensor] | None = None
 
 
-def material(lessons: Lessons, cells: np.ndarray, device: torch.device, *, idle: bool = False) -> Material:
-    """Return the batch of `cells` with what is asked of them; `idle`: with nothing asked."""
-    batch = lessons.packed(cells)
+def material(
+    lessons: Lessons, cells: np.ndarray, device: torch.device, *, idle: bool = False, dropout: float = 0.0,
+    key: tuple[int, ...] = (),
+) -> Material:  # fmt: skip
+    """Return the batch of `cells` with what is asked of them; `idle`: with nothing asked.
+
+    `dropout` and `key` are those of `Lessons.packed`.
+    """
+    batch = lessons.packed(cells, dropout=dropout, key=key)
     tokens, index = batch.input_ids[0], torch.from_numpy(cells)
     rows: list[Tensor | None] = []
     asked = []

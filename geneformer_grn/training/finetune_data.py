@@ -104,9 +104,22 @@ class Lessons:
         """Return what the model reads of a cell, ``(l,)`` int64."""
         return model_input(self.ranked.cell(cell), self.vocabulary, max_length=self.max_length)
 
-    def packed(self, cells: np.ndarray) -> PackedBatch:
-        """Return cells as one batch; ``cell_index`` says which they are."""
-        return pack([self.input_of(int(cell)) for cell in cells], cell_index=cells)
+    def packed(self, cells: np.ndarray, *, dropout: float = 0.0, key: tuple[int, ...] = ()) -> PackedBatch:
+        """Return cells as one batch; ``cell_index`` says which they are.
+
+        With `dropout` each cell loses that share of its genes, drawn from `key`, before it is cropped, so
+        that lower ranks move up into the input.
+        """
+        if not dropout:
+            return pack([self.input_of(int(cell)) for cell in cells], cell_index=cells)
+        generator = np.random.default_rng(key)
+        inputs = []
+        for cell in cells:
+            genes = self.ranked.cell(int(cell))
+            stays = generator.random(len(genes)) >= dropout
+            stays[generator.integers(len(genes))] = True  # a cell keeps a gene
+            inputs.append(model_input(genes[stays], self.vocabulary, max_length=self.max_length))
+        return pack(inputs, cell_index=cells)
 
     def plan(self, settings: FinetuneOptim, *, seed: int, epoch: int) -> list[np.ndarray]:
         """Return the batches of an epoch as cell indices: every cell once, or balanced by class."""
@@ -176,6 +189,10 @@ def make_lessons(
         Tasks and cells do not fit, a level has no split, or a task has nothing to learn from.
     """
     check_tasks(ranked, tasks, splits)
+    if settings.optim.gene_dropout and any(task.level == "gene" for task in tasks):
+        raise ValueError(
+            "gene_dropout would hide the genes that are to be labelled; it is for tasks of cells"
+        )
     check_vocabulary(tasks, vocabulary, settings.model)
     longest = vocabulary.max_length if settings.model.max_length is None else settings.model.max_length
     longest = min(longest, vocabulary.max_length)

@@ -71,6 +71,12 @@ class FinetuneOptim(_Section):
     validation_cells: int = Field(
         default=2_000, ge=1, description="of gene tasks: cells a gene's prediction is averaged over"
     )
+    gene_dropout: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of a cell's genes hidden in training, drawn anew each time",
+    )
     class_weights: Literal["none", "balanced"] = "none"
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"
     gamma: float = Field(default=2.0, ge=0.0, description="of the focal loss")

@@ -201,3 +201,37 @@ def test_settings_are_read_without_torch():
         "sys.exit(bool({'torch', 'transformers', 'accelerate'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_hidden_genes_are_drawn_from_the_key_and_keep_their_order(ranked, tiny_vocabulary):
+    task = Task("kind", "cell", "classification", np.arange(12) % 2, ("a", "b"))
+    splits = {"cell": Split(np.arange(12), NONE, NONE, "all")}
+    lessons = make_lessons(ranked, [task], splits, vocabulary=tiny_vocabulary, settings=FinetuneSettings())
+    cells = np.arange(12)
+    batch = lessons.packed(cells, dropout=0.4, key=(0, 2, 1, 3))
+    again = lessons.packed(cells, dropout=0.4, key=(0, 2, 1, 3))
+    other = lessons.packed(cells, dropout=0.4, key=(0, 2, 1, 4))
+    assert torch.equal(batch.input_ids, again.input_ids)
+    assert not torch.equal(batch.cu_seqlens, other.cu_seqlens)
+    kept = 0
+    for cell, (start, stop) in enumerate(zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True)):
+        whole = ranked.cell(cell).tolist()
+        genes = [token for token in batch.input_ids[0, start:stop].tolist() if token in whole]
+        places = [whole.index(token) for token in genes]
+        assert places == sorted(places)
+        assert genes
+        kept += len(genes)
+    assert kept / len(ranked.tokens) == pytest.approx(0.6, abs=0.12)
+    empty = lessons.packed(cells, dropout=0.999, key=(1,))
+    assert bool((empty.cu_seqlens.diff() > tiny_vocabulary.n_wrapping).all()), "a cell keeps a gene"
+
+
+def test_genes_that_are_labelled_may_not_be_hidden(ranked, tiny_vocabulary):
+    genes = np.arange(tiny_vocabulary.n_special, len(tiny_vocabulary))
+    task = Task("role", "gene", "classification", genes % 2, ("a", "b"), gene_tokens=genes)
+    chosen = FinetuneSettings(optim=FinetuneOptim(gene_dropout=0.2))
+    with pytest.raises(ValueError, match="gene_dropout would hide"):
+        make_lessons(
+            ranked, [task], {"gene": Split(np.arange(len(genes)), NONE, NONE, "all")},
+            vocabulary=tiny_vocabulary, settings=chosen,
+        )  # fmt: skip
