@@ -1,4 +1,4 @@
-"""``geneformer-grn card``: a model card, filled in from the results that ``evaluate model`` wrote."""
+"""``geneformer-grn card``: a model card, filled in from the results of ``evaluate model`` or ``finetune``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typer
 
 from geneformer_grn.cli import options, verb
 
-Results = Annotated[Path, typer.Argument(metavar="RESULTS.json", help="Written by evaluate model.")]
+Results = Annotated[
+    Path, typer.Argument(metavar="RESULTS.json", help="Written by evaluate model or finetune.")
+]
 Out = Annotated[Path, typer.Option("--out", metavar="CARD.md", help="Markdown file to write.")]
 
 

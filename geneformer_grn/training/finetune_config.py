@@ -7,6 +7,7 @@ is around them: which cells, which labels, how they are split, and what the resu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from geneformer_grn.training.splits import SplitRule
 from geneformer_grn.training.supervision import Kind, Level
 from geneformer_grn.training.toml_config import read_toml_config
 
+REGULATORS = "regulators"
+"""As the table of a gene task: the shipped regulators and the genes that they are paired with."""
 MISSING_NAMES = ("", "unknown", "unlabelled", "unlabeled", "unassigned", "nan", "na", "n/a", "none")
 
 
@@ -161,6 +164,12 @@ class FinetuneConfig(_Section):
             raise ValueError(f"two tasks have one name: {', '.join(names)}")
         if len({task.level for task in self.tasks}) > 1:
             raise ValueError("tasks of cells and of genes are split differently; give them a config each")
+        if self.level == "gene" and self.split.by not in {"random", "family"}:
+            raise ValueError(f"genes are split at random or by family, not by {self.split.by!r}")
+        if len(names) > 1 and any(str(task.table) == REGULATORS for task in self.tasks):
+            raise ValueError(
+                f"a task of table {REGULATORS!r} has pairs of its own to split by; it goes alone"
+            )
         if self.evaluation.few_shot and (len(names) > 1 or self.tasks[0].kind == "regression"):
             raise ValueError("evaluation.few_shot counts labels a class: it takes one task of classes")
         if lacking := {goal.labels for goal in self.evaluation.goals} - {None, *self.evaluation.few_shot}:
@@ -171,6 +180,19 @@ class FinetuneConfig(_Section):
         """Return the part that `geneformer_grn.training.finetune.finetune` takes."""
         mode = (self.evaluation.few_shot_mode if few_shot else None) or self.model.mode
         return FinetuneSettings(model=self.model.model_copy(update={"mode": mode}), optim=self.optim)
+
+    def split_rule(self) -> SplitRule:
+        """Return the part of the split section that `make_splits` takes, with what a group is called."""
+        rule = self.split.rule()
+        if not self.regulators:
+            return rule
+        family = "gene family or " * (self.split.by == "family")
+        return replace(rule, groups_are=f"{family}matched pair")
+
+    @property
+    def regulators(self) -> bool:
+        """Whether the labels are the regulators and the genes that they are paired with."""
+        return str(self.tasks[0].table) == REGULATORS
 
     @property
     def level(self) -> Level:

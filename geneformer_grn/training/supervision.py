@@ -1,6 +1,6 @@
 """What passes between labelled data, fine-tuning and its score cards: tasks, splits and predictions.
 
-Plain arrays, so that a baseline that knows nothing of the model is taught and scored on exactly the same rows.
+Plain arrays, so that a baseline that knows nothing of the model is taught and scored on the same rows.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Prediction:
     units
         ``(m,)`` int64.
     scores
-        ``(m, n_classes)`` float64 probabilities that sum to 1 (classification and ordinal), or ``(m,)`` values.
+        ``(m, n_classes)`` float64 probabilities that sum to 1 (classification, ordinal), or ``(m,)`` values.
     details
         What a reader wants to know of how it was made: settings chosen, seconds, notes.
     """

@@ -1,4 +1,4 @@
-"""Model cards: Markdown whose every figure comes from the results that ``evaluate model`` wrote."""
+"""Model cards: Markdown whose every figure comes from results that a command wrote."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from geneformer_grn._runtime import atomic_path, logger
 from geneformer_grn.cells.reading import ReadSettings
 from geneformer_grn.workflows.evaluate import results_table
+from geneformer_grn.workflows.finetune_card import render_finetuned_card
 
 _TEMPLATE = "card.md.j2"
 
@@ -21,7 +22,7 @@ def write_card(results_path: Path | str, out: Path | str) -> None:
     Parameters
     ----------
     results_path
-        JSON file that ``evaluate model`` wrote.
+        JSON file that ``evaluate model`` or ``finetune`` wrote.
     out
         Markdown file.
 
@@ -30,18 +31,22 @@ def write_card(results_path: Path | str, out: Path | str) -> None:
     FileNotFoundError
         There are no results.
     ValueError
-        The file holds no results of ``evaluate model``.
+        The file holds no such results.
     """
     from jinja2 import UndefinedError
 
     results_path, out = Path(results_path), Path(out)
     if not results_path.is_file():
-        raise FileNotFoundError(f"no results at {results_path}; write them by evaluate model ... --out")
+        raise FileNotFoundError(
+            f"no results at {results_path}; write them by evaluate model or finetune ... --out"
+        )
     try:
         results = json.loads(results_path.read_text(encoding="utf-8"))
-        text = render_card(results)
+        text = _RENDER.get(results["kind"], render_card)(results)
     except (AttributeError, KeyError, TypeError, ValueError, UndefinedError) as error:
-        raise ValueError(f"{results_path.name} holds no results of evaluate model: {error!r}") from error
+        raise ValueError(
+            f"{results_path.name} holds no results of evaluate model or finetune: {error!r}"
+        ) from error
     with atomic_path(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     logger.info("wrote %s", out)
@@ -82,6 +87,9 @@ def render_card(results: dict[str, Any]) -> str:
         read_options=_read_options(results["conditions"]["read"]),
         data=_data(results),
     )
+
+
+_RENDER = {"model": render_card, "finetune": render_finetuned_card}
 
 
 def _read_options(read: dict[str, Any]) -> str:

@@ -77,10 +77,15 @@ def open_inputs(config: FinetuneConfig, places: Sequence[Path] = ()) -> Finetune
     counts, facts = read_cells(config, places, vocabulary)
     if config.level == "cell":
         counts = _labelled_only(counts, config)
-    tasks = tuple(
-        _task(section, counts, vocabulary, config=config, places=places) for section in config.tasks
-    )
-    groups, groups_are = _groups(config, tasks[0], counts, vocabulary)
+    if config.regulators:
+        task, groups = regulator_task(
+            config.tasks[0].name, counts, vocabulary, whole_families=config.split.by == "family",
+            seed=config.run.seed,
+        )  # fmt: skip
+        tasks, groups_are = (task,), config.split_rule().groups_are
+    else:
+        tasks = tuple(_task(section, counts, vocabulary, places) for section in config.tasks)
+        groups, groups_are = _groups(config, tasks[0], counts, vocabulary)
     splits = _splits(config, tasks, counts, groups)
     for task in tasks:
         logger.info("task %s: %s", task.name, _described(task))
@@ -104,18 +109,9 @@ def _labelled_only(counts: CellCounts, config: FinetuneConfig) -> CellCounts:
     return chosen_rows(counts, np.flatnonzero(labelled))
 
 
-def _task(
-    section: Any,
-    counts: CellCounts,
-    vocabulary: GeneVocabulary,
-    *,
-    config: FinetuneConfig,
-    places: Sequence[Path],
-) -> Task:
+def _task(section: Any, counts: CellCounts, vocabulary: GeneVocabulary, places: Sequence[Path]) -> Task:
     if section.level == "cell":
         return cell_task(counts.obs, section)
-    if str(section.table) == "regulators":
-        return regulator_task(section.name, counts, vocabulary, seed=config.run.seed)
     return gene_task(find_file(Path(section.table), places), section, vocabulary)
 
 
@@ -126,8 +122,6 @@ def _groups(
     by = config.split.by
     missing = config.tasks[0].missing
     if task.gene_tokens is not None:
-        if by not in {"random", "family"}:
-            raise ValueError(f"genes are split at random or by family, not by {by!r}")
         return (gene_families(task.gene_tokens, vocabulary), "gene family") if by == "family" else (None, "")
     if by == "family":
         raise ValueError("split.by = 'family' is for genes; split cells at random or by an obs column")
@@ -150,10 +144,10 @@ def _splits(
         column = column_groups(counts.obs, given, ())
         splits = [given_split(column.tolist(), name=f"the obs column {given!r}")]
     else:
-        whole = None if section.by == "random" else groups
+        whole = None if section.by == "random" and not config.regulators else groups
         values, kind = _stratify_by(tasks)
         splits = make_splits(
-            values, section.rule(), kind=kind, groups=whole, units_are=units_are, seed=config.run.seed
+            values, config.split_rule(), kind=kind, groups=whole, units_are=units_are, seed=config.run.seed
         )
     columns = {name: column_groups(counts.obs, name, missing) for name in section.confounders}
     copies = copies_of(counts) if tasks[0].level == "cell" else None
@@ -161,7 +155,7 @@ def _splits(
         deciding = require_unconfounded(task, columns) if task.level == "cell" else []
         for split in splits:
             require_no_leak(split, copies=copies)
-            require_learnt(split, task, groups_are=section.rule().groups_are)
+            require_learnt(split, task, groups_are=config.split_rule().groups_are)
             for name in deciding:  # a donor is ill or not: its cells in two parts would give the answer
                 require_no_leak(split, groups=columns[name], groups_are=name)
     if section.only_folds:

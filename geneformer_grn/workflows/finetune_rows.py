@@ -25,6 +25,7 @@ from geneformer_grn.workflows.finetune_inputs import FinetuneInputs
 if TYPE_CHECKING:
     from geneformer_grn.evaluation.label_data import Baseline, LabelData
     from geneformer_grn.model.encoder import Encoder
+    from geneformer_grn.model.heads import Finetuned
 
 FINETUNED = "finetuned"
 """Name of the row of the model that the run is about."""
@@ -181,15 +182,43 @@ def _finetuned(work: Work, condition: Condition) -> list[Prediction]:
         "encoder_after": result.fingerprint_after,
     }  # fmt: skip
     if condition.key == "fold1":
-        record = {"run": config.name, "split": condition.split.rule, "fold": condition.split.name, **details}
+        record = {
+            "run": config.name, "split": condition.split.rule, "fold": condition.split.name, **details,
+            "calibration": _calibration(result.model, inputs, condition.split),
+        }  # fmt: skip
         save_finetuned(result.model, work.out / "model", record=record)
     shutil.rmtree(progress, ignore_errors=True)
-    return [_prediction(task, tables[task.name], units, details) for task in inputs.tasks]
+    return [_prediction(task, tables[task.name], condition.split, details) for task in inputs.tasks]
 
 
-def _prediction(task: Task, table: np.ndarray, units: np.ndarray, details: dict[str, Any]) -> Prediction:
-    scores = table if task.gene_tokens is None else table[task.gene_tokens[units]]
-    return Prediction(task.name, units, scores, details)
+def _prediction(task: Task, table: np.ndarray, split: Split, details: dict[str, Any]) -> Prediction:
+    """Return the prediction of every test unit: one that the model says nothing of is scored, too."""
+    from geneformer_grn.evaluation.label_data import without_gaps
+
+    scores = table if task.gene_tokens is None else table[task.gene_tokens[split.test]]
+    return without_gaps(Prediction(task.name, split.test, scores, details), task, split)
+
+
+def _calibration(model: Finetuned, inputs: FinetuneInputs, split: Split) -> dict[str, dict[str, float]]:
+    """Return for each task of classes the temperature that fits the validation units, and how many they are.
+
+    Scores of the table are the model's own: calls do not change, and rivals are not calibrated either.
+    """
+    from geneformer_grn.evaluation.calibration import fit_temperature
+
+    units = split.validation
+    found = {}
+    for task in inputs.tasks:
+        if task.kind == "regression":
+            continue
+        if task.gene_tokens is None:
+            scores = model.predict(inputs.ranked, cells=units, tasks=[task.name])[task.name]
+        else:
+            scores = model.predict(inputs.ranked, tasks=[task.name])[task.name][task.gene_tokens[units]]
+        known = task.labelled[units] & ~np.isnan(scores).any(axis=1)
+        temperature = fit_temperature(scores[known], task.values[units[known]])
+        found[task.name] = {"temperature": temperature, "n_units": int(known.sum())}
+    return found
 
 
 def _baseline(baseline: Baseline, data: LabelData, work: Work, condition: Condition) -> list[Prediction]:

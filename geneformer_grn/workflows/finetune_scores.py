@@ -30,7 +30,7 @@ class Scoring:
     @property
     def how(self) -> dict[str, Any]:
         """Keyword arguments of the score cards."""
-        groups = self.inputs.groups if self.inputs.groups_are != "gene family" else None
+        groups = self.inputs.groups if self.config.level == "cell" else None
         return {
             "groups": groups,
             "n_bootstrap": self.config.evaluation.bootstrap,

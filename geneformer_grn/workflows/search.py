@@ -42,7 +42,7 @@ def run_search(
     Returns
     -------
     dict
-        ``best`` (key -> value), ``score``, ``n_complete``, ``n_pruned``, ``asked_for`` (for the command line).
+        ``best`` (key -> value), ``score``, ``n_complete``, ``n_pruned``, ``asked_for`` (for the CLI).
 
     Raises
     ------

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 
 from geneformer_grn.training.finetune_config import FinetuneConfig
+from geneformer_grn.training.supervision import Split, Task
+from geneformer_grn.workflows.card import write_card
 from geneformer_grn.workflows.finetune import run_finetuning
 from geneformer_grn.workflows.finetune_inputs import open_inputs
-from geneformer_grn.workflows.finetune_rows import choose_baselines, make_conditions
+from geneformer_grn.workflows.finetune_rows import _prediction, choose_baselines, make_conditions
 from geneformer_grn.workflows.finetune_scores import best_baseline
 
 N_DONORS = 8
@@ -237,6 +239,91 @@ def test_baselines_are_named(small):
     assert "ridge" not in every, "a baseline of numbers"
     numbers = [replace(tasks[0], kind="regression", values=np.zeros(80), classes=())]
     assert "ridge" in choose_baselines(config_of(small, evaluation={}), numbers)
+
+
+def test_the_two_of_a_matched_pair_lie_in_one_part(small):
+    tasks = [{"name": "regulator", "level": "gene", "table": "regulators"}]
+    config = config_of(small, tasks=tasks, split={"by": "random"}, evaluation={})
+    inputs = open_inputs(config)
+    split = inputs.splits[0]
+    assert "no matched pair is in two parts" in split.rule
+    for units in (split.train, split.validation, split.test):
+        labels = inputs.tasks[0].values[units]
+        assert labels.sum() * 2 == len(labels)
+        assert len(np.unique(inputs.groups[units])) * 2 == len(units)
+    by_family = config_of(small, tasks=tasks, split={"by": "family"}, evaluation={})
+    assert by_family.split_rule().groups_are == "gene family or matched pair"
+    for wrong, message in (
+        ({"split": {"by": "donor"}}, "not by 'donor'"),
+        ({"tasks": [*tasks, tasks[0] | {"name": "again"}]}, "goes alone"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config_of(small, **{"tasks": tasks, "split": {"by": "random"}, "evaluation": {}} | wrong)
+
+
+def test_a_unit_without_a_score_has_the_shares_of_training():
+    task = Task("kind", "gene", "classification", np.array([0, 0, 0, 1, 1, 0]), ("a", "b"),
+                gene_tokens=np.arange(6))  # fmt: skip
+    split = Split(np.arange(4), np.array([4]), np.array([4, 5]), rule="")
+    table = np.full((6, 2), 0.5)
+    table[5] = np.nan
+    found = _prediction(task, table, split, {"seconds": 1.0})
+    assert found.scores.tolist() == [[0.5, 0.5], [0.75, 0.25]]
+    assert found.details == {"seconds": 1.0, "n_without_score": 1}
+
+
+def test_a_temperature_is_fitted_to_the_validation_part(run):
+    from geneformer_grn.evaluation.calibration import with_temperature
+    from geneformer_grn.model.head_files import load_finetuned, read_record
+
+    out, found = run
+    kept = read_record(out / "model")["calibration"]
+    task, units = found.inputs.tasks[0], found.inputs.splits[0].validation
+    assert set(kept) == {"cell_type"}
+    assert kept["cell_type"]["n_units"] == len(units)
+    scores = load_finetuned(out / "model", device="cpu").predict(found.inputs.ranked, cells=units)[task.name]
+
+    def loss(temperature: float) -> float:
+        fitted = with_temperature(scores, temperature)
+        return -float(np.log(fitted[np.arange(len(units)), task.values[units]]).mean())
+
+    best = kept["cell_type"]["temperature"]
+    assert abs(np.log(best)) > 0.01, "the model is not calibrated by itself"
+    assert loss(best) < min(loss(1.0), loss(0.9 * best), loss(1.1 * best)) + 1e-6
+
+
+def test_the_verb_card_takes_the_results(run, tmp_path):
+    out, _ = run
+    write_card(out / "results.json", tmp_path / "card.md")
+    assert (tmp_path / "card.md").read_text() == (out / "card.md").read_text()
+    (tmp_path / "cut.json").write_text('{"kind": "finetune"}')
+    with pytest.raises(ValueError, match=r"cut\.json holds no results of evaluate model or finetune"):
+        write_card(tmp_path / "cut.json", tmp_path / "none.md")
+    assert not (tmp_path / "none.md").exists()
+
+
+def test_annotating_by_the_model_uses_its_temperature(run, labelled, tmp_path):
+    import anndata
+
+    from geneformer_grn.model.head_files import read_record
+    from geneformer_grn.tl.annotate import annotate
+
+    out, _ = run
+    cells = {}
+    temperature = read_record(out / "model")["calibration"]["cell_type"]["temperature"]
+    for name, value in (("fitted", temperature), ("plain", 1.0)):
+        folder = tmp_path / name
+        shutil.copytree(out / "model", folder)
+        heads = json.loads((folder / "heads.json").read_text())
+        heads["record"]["calibration"]["cell_type"]["temperature"] = value
+        (folder / "heads.json").write_text(json.dumps(heads))
+        cells[name] = anndata.read_h5ad(labelled)
+        annotate(cells[name], folder, "cell_type")
+        assert cells[name].uns["geneformer_grn"]["annotate"]["temperature"] == pytest.approx(value)
+    fitted, plain = (cells[name].obsm["probabilities_cell_type"].to_numpy() for name in ("fitted", "plain"))
+    powers = plain.astype(np.float64) ** (1 / temperature)
+    assert np.allclose(fitted, powers / powers.sum(axis=1, keepdims=True), atol=1e-5)
+    assert not np.allclose(fitted, plain, atol=1e-4)
 
 
 def test_the_best_baseline_is_not_the_model_itself():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -56,7 +58,9 @@ def test_regulators_are_paired_with_genes_found_in_as_many_cells(tiny_vocabulary
         matrix=sparse.csr_matrix(counts), column_tokens=np.arange(5, 65), n_counts=counts.sum(axis=1),
         obs=None, kept=np.arange(400),
     )  # fmt: skip
-    task = regulator_task("regulator", cells, tiny_vocabulary, seed=0)
+    task, pairs = regulator_task("regulator", cells, tiny_vocabulary, whole_families=False, seed=0)
+    for pair in np.unique(pairs):
+        assert sorted(task.values[pairs == pair]) == [0, 1]
     assert task.classes == ("other", "regulator")
     assert np.bincount(task.values).tolist() == [12, 12]
     assert np.array_equal(task.values == 1, tiny_vocabulary.is_regulator[task.gene_tokens])
@@ -69,7 +73,36 @@ def test_regulators_are_paired_with_genes_found_in_as_many_cells(tiny_vocabulary
         kept=np.arange(3),
     )  # fmt: skip
     with pytest.raises(ValueError, match="0 regulators and 0 other"):
-        regulator_task("regulator", few, tiny_vocabulary, seed=0)
+        regulator_task("regulator", few, tiny_vocabulary, whole_families=False, seed=0)
+
+
+def test_families_and_pairs_lie_in_one_block_and_blocks_stay_small(tiny_vocabulary: GeneVocabulary):
+    """Families of three, of either kind or mixed; all genes are found in as many cells."""
+    generator = np.random.default_rng(1)
+    symbols = np.array([f"FAM{chr(65 + n // 23)}{chr(65 + n % 23)}X{n}" for n in np.arange(400) // 3])
+    is_regulator = np.zeros(405, dtype=bool)
+    is_regulator[5 + generator.choice(400, 120, replace=False)] = True
+    vocabulary = SimpleNamespace(
+        symbols=np.concatenate([np.full(5, ""), symbols]), is_regulator=is_regulator,
+        ensembl_ids=np.array([f"ENSG{n:011d}" for n in range(405)]),
+    )  # fmt: skip
+    counts = (generator.uniform(size=(100, 400)) < 0.5).astype(np.float32)
+    cells = CellCounts(
+        matrix=sparse.csr_matrix(counts), column_tokens=np.arange(5, 405), n_counts=counts.sum(axis=1),
+        obs=None, kept=np.arange(100),
+    )  # fmt: skip
+    task, blocks = regulator_task("regulator", cells, vocabulary, whole_families=True, seed=0)
+    assert np.bincount(task.values).tolist() == [120, 120]
+    families = gene_families(task.gene_tokens, vocabulary)
+    assert len(set(families)) > 60
+    assert all(len(set(blocks[families == family])) == 1 for family in set(families))
+    sizes = []
+    for block in set(blocks):
+        labels = task.values[blocks == block]
+        assert labels.sum() * 2 == len(labels), "partners are in the block of the regulator"
+        sizes.append(len(labels))
+    assert len(sizes) == 12
+    assert max(sizes) < 30
 
 
 def test_symbol_stems(tiny_vocabulary):
