@@ -8,9 +8,11 @@ random halves instead.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,27 +56,28 @@ class IntegrationData:
                 f"{n:,} labels were given with {len(self.batches):,} batches and {len(self.before):,} cells"
             )
 
-    def require_scorable(self) -> None:
-        """Raise ValueError where a batch effect cannot be told from a label, or cells are too few."""
-        if (n := len(self.labels)) < MIN_CELLS:
-            raise ValueError(f"{n:,} cells are too few to score neighbourhoods in; give at least {MIN_CELLS}")
-        for what, names in (("label", self.labels), ("batch", self.batches)):
-            if len(np.unique(names)) < 2:
-                raise ValueError(
-                    f"all cells have the same {what} ({names[0]}); integration needs two or more"
-                )
-        pairs = Counter(zip(self.labels.tolist(), self.batches.tolist(), strict=True))
-        # A pair of four cells still has two in every half.
-        spread = Counter(label for (label, _), size in pairs.items() if size >= _FEWEST)
-        if not spread or max(spread.values()) < 2:
-            raise ValueError(
-                f"no label has {_FEWEST} cells in each of two batches, so a batch effect cannot be told from "
-                "a label; name another batch column"
-            )
-
     def take(self, rows: np.ndarray) -> IntegrationData:
         """Return the cells of some rows."""
         return IntegrationData(self.labels[rows], self.batches[rows], self.before[rows])
+
+
+def require_scorable(labels: np.ndarray, batches: np.ndarray) -> None:
+    """Raise ValueError where cells are too few, or a batch effect cannot be told from a label."""
+    if len(labels) < MIN_CELLS:
+        raise ValueError(
+            f"{len(labels):,} cells are too few to score neighbourhoods in; give at least {MIN_CELLS}"
+        )
+    for what, names in (("label", labels), ("batch", batches)):
+        if len(np.unique(names)) < 2:
+            raise ValueError(f"all cells have the same {what} ({names[0]}); integration needs two or more")
+    pairs = Counter(zip(labels.tolist(), batches.tolist(), strict=True))
+    # A pair of four cells still has two in every half.
+    spread = Counter(label for (label, _), size in pairs.items() if size >= _FEWEST)
+    if not spread or max(spread.values()) < 2:
+        raise ValueError(
+            f"no label has {_FEWEST} cells in each of two batches, so a batch effect cannot be told from a "
+            "label; name another batch column"
+        )
 
 
 def require_integration() -> None:
@@ -86,9 +89,7 @@ def require_integration() -> None:
         The extra is not installed.
     """
     try:
-        # Its imports warn of optional parts (ParametricUMAP) that nothing here uses.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             import harmonypy  # noqa: F401
             import scib_metrics  # noqa: F401
     except ModuleNotFoundError as error:
@@ -122,9 +123,7 @@ def integration_measures(
         was taken away from the components before. `SUMMARIES`: their means, and 0.6 bio + 0.4 batch.
     """
     require_integration()
-    with warnings.catch_warnings():
-        # A comparison below zero is set to zero with a warning; jax warns of dtypes it narrows.
-        warnings.simplefilter("ignore")
+    with _quiet():
         import scib_metrics as scib
 
         values = np.ascontiguousarray(embedding, dtype=np.float32)
@@ -201,7 +200,7 @@ def score_integration(
             raise ValueError(f"{name} embeds {len(values):,} cells, {len(data.labels):,} have labels")
         if not np.isfinite(values).all():
             raise ValueError(f"{name} has values that are not finite; leave those cells out")
-    data.require_scorable()
+    require_scorable(data.labels, data.batches)
     reference = reference or next(iter(embeddings))
     # One size of neighbourhood for all cells and for halves of them, else the two would not be comparable.
     width = min(_NEIGHBOURS, len(data.labels) // 2 - 2)
@@ -253,13 +252,13 @@ def harmonised(embedding: np.ndarray, batches: np.ndarray, *, seed: int = 0) -> 
     import harmonypy
     import pandas as pd
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # k-means of its start may not converge; Harmony goes on from there
+    with _quiet():
         run = harmonypy.run_harmony(
             np.asarray(embedding, dtype=np.float64), pd.DataFrame({"batch": batches}), "batch",
             verbose=False, random_state=seed, ncores=1,
         )  # fmt: skip
     corrected = np.asarray(run.Z_corr, dtype=np.float32)
+    # (d, n) before harmonypy 2
     return corrected if corrected.shape == embedding.shape else np.ascontiguousarray(corrected.T)
 
 
@@ -279,6 +278,23 @@ def random_twin(encoder: Encoder, *, seed: int = 0) -> Encoder:
     )
     model = new_model(shape, encoder.vocabulary, seed=seed).eval().to(encoder.device)
     return Encoder(model, encoder.vocabulary, encoder.device, encoder.precision, "random weights")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the libraries warn of, and undo what they do to logging.
+
+    They warn of optional parts that nothing here uses, of number types they narrow, and of scores set to
+    zero; scib-metrics logs through the root logger, which then prints every message of ours a second time.
+    """
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.handlers[:] = handlers
 
 
 def _neighbours(values: np.ndarray, k: int) -> Any:

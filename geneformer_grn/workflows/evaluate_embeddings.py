@@ -175,6 +175,7 @@ def embed_for_scoring(
 
     labels, batches = (_named(counts, column) for column in (settings.label, settings.batch))
     rows = _drawn(labels, batches, settings)
+    integration.require_scorable(labels[rows], batches[rows])
     chosen = replace(
         counts, matrix=counts.matrix[rows], n_counts=counts.n_counts[rows], obs=counts.obs.iloc[rows],
         kept=counts.kept[rows],
@@ -183,7 +184,6 @@ def embed_for_scoring(
     how = EmbedSettings(encoder_layer=settings.encoder_layer, token_budget=settings.token_budget)
     components = integration.variable_components(log_normalised(chosen), seed=settings.seed)
     data = integration.IntegrationData(labels[rows], batches[rows], components)
-    data.require_scorable()
     own = embed_cells(encoder, ranked, how)
     random = embed_cells(integration.random_twin(encoder, seed=settings.seed), ranked, how)
     embeddings = {
@@ -324,7 +324,7 @@ def cell_maps(embedding: np.ndarray, *, seed: int = 0) -> dict[str, np.ndarray]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of umap's and scanpy's own making: fixed seeds mean one thread
-        adata = anndata.AnnData(obsm={"X": np.asarray(embedding, dtype=np.float32)})
+        adata = anndata.AnnData(np.asarray(embedding, dtype=np.float32))
         scanpy.pp.neighbors(adata, use_rep="X", random_state=seed)
         scanpy.tl.umap(adata, random_state=seed)
         perplexity = min(30.0, (len(embedding) - 1) / 3)

@@ -82,8 +82,8 @@ def test_measures_equal_independent_ones(cells, measured, which):
 def test_known_extremes(measured):
     """Batches 8 deviations apart do not mix; the same cells without that shift do, and labels stay."""
     mixed, split = measured["mixed"], measured["split"]
-    assert split["ilisi"] < 0.02
-    assert mixed["ilisi"] > 0.7
+    assert split["ilisi"] < 0.1
+    assert mixed["ilisi"] > 0.6
     assert mixed["clisi"] > 0.99
     assert mixed["kmeans_ari"] == pytest.approx(1)
     assert split["pcr_comparison"] == pytest.approx(0, abs=1e-3)  # compared with itself

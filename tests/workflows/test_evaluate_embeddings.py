@@ -78,7 +78,7 @@ def test_embeddings_are_of_the_drawn_cells(two_batches, tiny_encoder):
         x = embedded.data.batches == "x"
         return np.linalg.norm(values[x].mean(axis=0) - values[~x].mean(axis=0))
 
-    assert gap(corrected) < 0.2 * gap(shifted)
+    assert gap(corrected) < 0.5 * gap(shifted)
 
 
 @pytest.mark.parametrize(
