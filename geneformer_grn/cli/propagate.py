@@ -30,12 +30,20 @@ def propagate(
         typer.Option(
             "--method",
             help="iterated (hop by hop), linear (all hops), walk (ranking only), covariance (no network: the "
-            "control).",
+            "control), ordered (no table: networks that lead downwards only, from raw counts).",
         ),
     ] = "iterated",
     hops: Annotated[int, typer.Option("--hops", min=1, help="Depth of iterated.")] = 3,
     edge_method: Annotated[
         str | None, typer.Option("--edge-method", help="Use only the edges of this method.")
+    ] = None,
+    regulators: Annotated[
+        Path | None,
+        typer.Option(
+            "--regulators",
+            metavar="FILE",
+            help="For ordered: who may regulate (default: the edges' sources).",
+        ),
     ] = None,
     expression: Annotated[
         Path | None,
@@ -69,12 +77,14 @@ def propagate(
         from geneformer_grn.network.propagation import PropagationSettings
         from geneformer_grn.workflows.cells import OpenSettings
         from geneformer_grn.workflows.propagation import PropagateRequest, propagate_file
+        from geneformer_grn.workflows.regulators import read_gene_list
 
         request = PropagateRequest(
             sources=tuple(filter(None, map(str.strip, sources.split(",")))),
             kind=kind,
             edge_method=edge_method,
-            settings=PropagationSettings(method=method, n_hops=hops),  # type: ignore[arg-type]  # checked there
+            settings=PropagationSettings(method=method, n_hops=hops, seed=seed),  # type: ignore[arg-type]  # checked there
+            regulators=None if regulators is None else read_gene_list(regulators),
         )
         opening = OpenSettings(
             model=model,
@@ -90,7 +100,7 @@ def propagate(
                 species=species,  # type: ignore[arg-type]  # checked there, with the known names
             ),
         )
-        effects = propagate_file(file, out, request, expression=expression, opening=opening, seed=seed)
+        effects = propagate_file(file, out, request, expression=expression, opening=opening)
         summary |= {
             "out": out,
             "n_effects": len(effects),

@@ -25,6 +25,12 @@ UNITLESS_METHODS = frozenset(
 )
 """Methods whose weights rank edges but are no coefficients, signed or not."""
 
+EDGELESS = {
+    "covariance": "geneformer_grn.network.responses.marginal_response",
+    "ordered": "geneformer_grn.network.ordered_response.ordered_response",
+}
+"""Ways of propagation that read cells and follow no edges -> the function that does it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PropagationSettings:
@@ -36,19 +42,23 @@ class PropagationSettings:
         ``iterated``: hop by hop, `n_hops` deep. ``linear``: the sum over all hops in closed form,
         ``(I - Wᵀ)⁻¹ u``. ``walk``: random walk with restart on the magnitudes; ranks genes, predicts no sign.
         ``covariance``: no network at all, see `geneformer_grn.network.responses.marginal_response`; the
-        control that the others have to beat.
+        control that the others have to beat. ``ordered``: no edges either, see
+        `geneformer_grn.network.ordered_response.ordered_response`.
     n_hops
         Depth of ``iterated``.
     restart
         Probability of returning to the source at each step of ``walk``.
+    seed
+        Of ``ordered``; the others draw nothing.
     """
 
-    method: Literal["iterated", "linear", "walk", "covariance"] = "iterated"
+    method: Literal["iterated", "linear", "walk", "covariance", "ordered"] = "iterated"
     n_hops: int = 3
     restart: float = 0.5
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        known = ("iterated", "linear", "walk", "covariance")
+        known = ("iterated", "linear", "walk", "covariance", "ordered")
         if self.method not in known:
             raise ValueError(f"propagation method {self.method!r} is unknown; use one of {', '.join(known)}")
         if self.n_hops < 1:
@@ -95,10 +105,10 @@ def propagate(
         ``linear`` has no finite answer because a feedback loop amplifies itself (spectral radius ≥ 1).
     """
     settings = settings or PropagationSettings()
-    if settings.method == "covariance":
+    if settings.method in EDGELESS:
         raise ValueError(
-            "the covariance response follows no edges and needs cells (--expression FILE, or "
-            "geneformer_grn.network.responses.marginal_response)"
+            f"the {settings.method} response follows no edges and needs cells (--expression FILE, or "
+            f"{EDGELESS[settings.method]})"
         )
     checked = check_edges(edges)
     coefficients = checked["weight"].abs() if settings.method == "walk" else signed_weights(checked)

@@ -22,8 +22,10 @@ def propagate(
     edges: pd.DataFrame | None = None,
     groups: str | None = None,
     kind: Literal["delete", "overexpress"] = "delete",
-    method: Literal["iterated", "linear", "walk", "covariance"] = "iterated",
+    method: Literal["iterated", "linear", "walk", "covariance", "ordered"] = "iterated",
     n_hops: int = 3,
+    regulators: Sequence[str] | None = None,
+    seed: int = 0,
     model: str | Path = "mini",
     layer: str | None = None,
     gene_column: str | None = None,
@@ -47,6 +49,8 @@ def propagate(
         obs column of the edges' groups; None: the one `gg.tl.network` was given.
     kind, method, n_hops
         See `geneformer_grn.workflows.propagation.propagate_cells`.
+    regulators, seed
+        Of ``ordered``: genes that may regulate (None: the sources of the edges), and the seed of its halves.
     model
         Whose vocabulary reads the cells; its weights are not used.
     layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty, species
@@ -56,7 +60,8 @@ def propagate(
     -------
     None
         Writes ``uns["geneformer_propagated"]`` (``source``, ``gene``, ``group``, ``hop``, ``effect`` in mean
-        log-normalised expression, symbols), ``uns["geneformer_signed_edges"]`` (the refitted edges) and
+        log-normalised expression, symbols), ``uns["geneformer_signed_edges"]`` (the refitted edges;
+        none for ``ordered``) and
         ``uns["geneformer_grn"]["propagate"]``.
 
     Raises
@@ -73,7 +78,7 @@ def propagate(
     from geneformer_grn.network.propagation import PropagationSettings
     from geneformer_grn.workflows.cells import OpenSettings, open_cells
     from geneformer_grn.workflows.perturb import split_names
-    from geneformer_grn.workflows.propagation import find_sources, propagate_cells
+    from geneformer_grn.workflows.propagation import PropagateRequest, find_sources, propagate_cells
 
     earlier: dict[str, Any] = adata.uns.get("geneformer_grn", {})
     if edges is None:
@@ -95,14 +100,21 @@ def propagate(
         species=species,
     )
     cells = open_cells(adata, OpenSettings(model=model, groups=groups, read=read), with_model=False)
+    request = PropagateRequest(
+        sources=tuple(find_sources(names, table)),
+        kind=kind,
+        settings=PropagationSettings(method=method, n_hops=n_hops, seed=seed),
+        regulators=None if regulators is None else tuple(regulators),
+    )
     result = propagate_cells(
         table,
         cells.counts,
         cells.vocabulary,
-        sources=find_sources(names, table),
+        sources=request.sources,
         kind=kind,
         labels=cells.labels,
-        settings=PropagationSettings(method=method, n_hops=n_hops),
+        settings=request.settings,
+        regulators=request.regulators,
     )
     adata.uns["geneformer_propagated"] = result.effects
     adata.uns["geneformer_signed_edges"] = result.edges
@@ -114,5 +126,6 @@ def propagate(
         "kind": kind,
         "method": method,
         "n_hops": n_hops,
+        "seed": seed,
     }
     adata.uns["geneformer_grn"] = {**earlier, "propagate": provenance}

@@ -27,6 +27,7 @@ from geneformer_grn.network.refit import expression_change, refit_signed
 from geneformer_grn.network.responses import marginal_response
 from geneformer_grn.workflows.cells import OpenSettings, open_cells
 from geneformer_grn.workflows.network import ALL_CELLS, with_symbols
+from geneformer_grn.workflows.ordered_propagation import ordered_effects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,8 @@ class PropagatedResult:
         ``source``, ``gene``, ``group``, ``hop``, ``effect`` and symbols: changes of mean log-normalised
         expression (of the visiting probability, for the random walk).
     edges
-        The signed coefficients they travelled along: refitted edges of all groups, in the edge schema.
+        The signed coefficients they travelled along: refitted edges of all groups, in the edge schema; none
+        for ``ordered``.
     """
 
     effects: pd.DataFrame
@@ -60,16 +62,23 @@ class PropagateRequest:
         Use only the edges of this method; None: all.
     settings
         Method and depth.
+    regulators
+        Of ``ordered``: genes that may regulate; None: the sources of the edges.
     """
 
     sources: tuple[str, ...]
     kind: str = "delete"
     edge_method: str | None = None
     settings: PropagationSettings = field(default_factory=PropagationSettings)
+    regulators: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in {"delete", "overexpress"}:
             raise ValueError(f"perturbation kind {self.kind!r} does not propagate; use delete or overexpress")
+        if self.regulators is not None and self.settings.method != "ordered":
+            raise ValueError(
+                f"regulators are named for the ordered response; {self.settings.method} follows the edges"
+            )
 
 
 def propagate_cells(
@@ -81,6 +90,7 @@ def propagate_cells(
     kind: str = "delete",
     labels: np.ndarray | None = None,
     settings: PropagationSettings | None = None,
+    regulators: Sequence[str] | None = None,
 ) -> PropagatedResult:
     """Refit edges to the cells of each group and follow each source's change through them.
 
@@ -104,7 +114,10 @@ def propagate_cells(
         ``(n,)`` str group of each cell; None: the edges are those of all cells.
     settings
         Method and depth. Expression is not predicted to fall below zero by ``iterated``. ``covariance``
-        predicts the genes of the edges, whichever of them are connected.
+        predicts the genes of the edges, whichever of them are connected; for ``ordered`` see
+        `geneformer_grn.workflows.ordered_propagation.ordered_effects`.
+    regulators
+        Of ``ordered``: symbols or Ensembl IDs that may regulate; None: the sources of each group's edges.
 
     Raises
     ------
@@ -122,6 +135,14 @@ def propagate_cells(
         raise ValueError(
             f"these are edges of the groups {', '.join(named[:5])}, and are refitted to the cells of each: "
             "the column of the groups is needed; name it by --groups"
+        )
+    if settings is not None and settings.method == "ordered":
+        predicted = ordered_effects(
+            checked, counts, vocabulary,
+            sources=sources, kind=kind, labels=labels, regulators=regulators, seed=settings.seed,
+        )  # fmt: skip
+        return PropagatedResult(
+            effects=with_symbols(predicted, vocabulary), edges=with_symbols(checked[:0], vocabulary)
         )
     effects, refitted = [], []
     for group, part in checked.groupby("group", sort=False):
@@ -190,7 +211,6 @@ def propagate_file(
     *,
     expression: Path | str | None,
     opening: OpenSettings,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Propagate along the edges of a file and write the effects and, after a refit, the signed edges.
 
@@ -210,8 +230,6 @@ def propagate_file(
         Cells to refit to.
     opening
         How those are read. Without a column of groups, the one that the edges were scored by is used.
-    seed
-        Recorded; nothing here is random.
 
     Returns
     -------
@@ -240,8 +258,9 @@ def propagate_file(
         result = propagate_cells(
             edges, cells.counts, cells.vocabulary,
             sources=sources, kind=request.kind, labels=cells.labels, settings=request.settings,
+            regulators=request.regulators,
         )  # fmt: skip
-        effects, refitted = result.effects, result.edges
+        effects, refitted = result.effects, result.edges if len(result.edges) else None
     if effects.empty:
         raise ValueError(
             f"none of {', '.join(request.sources)} is expressed and regulates anything along these edges"
@@ -252,7 +271,7 @@ def propagate_file(
     parameters = asdict(request) | {
         "verb": "propagate", "edges": Path(edges_path), "groups": opening.groups,
         "expression": None if expression is None else Path(expression),
-        "seed": seed, "versions": library_versions(),
+        "seed": request.settings.seed, "versions": library_versions(),
     }  # fmt: skip
     write_json(out.with_name(f"{beside}.parameters.json"), parameters)
     logger.info("wrote %d effects to %s", len(effects), out)

@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 
 from geneformer_grn.cells.counts import log_normalised, read_counts
+from geneformer_grn.network.ordered_response import counting_noise, ordered_response
+from geneformer_grn.network.ordering import scaled_levels
 from geneformer_grn.network.propagation import PropagationSettings, propagate
 from geneformer_grn.network.refit import refit_signed
-from geneformer_grn.workflows.propagation import find_sources, propagate_cells
+from geneformer_grn.workflows.propagation import PropagateRequest, find_sources, propagate_cells
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,84 @@ def test_covariance_is_that_of_each_groups_cells(counts, tiny_vocabulary, labels
         of_edges = [gene(n) for n in (1, 6, 11, 16, 20, 30)]
         assert set(found.index) == {name for name in of_edges if response[ids.index(name)] != 0}
         np.testing.assert_allclose(found, [response[ids.index(name)] for name in found.index], rtol=1e-5)
+
+
+ORDERED = PropagationSettings(method="ordered", seed=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [("delete", None), ("overexpress", ["GENE1", gene(11), "GENE41"])]
+)
+def test_ordered_is_the_response_of_each_groups_counts(counts, tiny_vocabulary, labels, edges, kind, named):
+    result = propagate_cells(
+        edges, counts, tiny_vocabulary, sources=[gene(1)], labels=labels, settings=ORDERED,
+        kind=kind, regulators=named,
+    )  # fmt: skip
+    assert result.edges.empty
+    of_edges = [gene(n) for n in (1, 6, 11, 16, 20, 30)] + ([] if named is None else [gene(41)])
+    ids = tiny_vocabulary.ensembl_ids[counts.column_tokens]
+    columns = np.flatnonzero(np.isin(ids, of_edges))
+    for group in "AB":
+        raw = counts.matrix.toarray()[labels == group].astype(float)
+        levels = scaled_levels(raw)
+        mean = dict(zip(ids, levels.mean(axis=0), strict=True))
+        x = levels[:, ids.tolist().index(gene(1))]
+        target = 0 if kind == "delete" else np.percentile(x[x > 0], 95)
+        expected = ordered_response(
+            levels[:, columns], ids[columns], {gene(1): target - x.mean()},
+            regulators=[gene(n) for n in ((1, 6, 11, 16) if named is None else (1, 11, 41))],
+            noise=counting_noise(raw)[columns], n_halves=30, seed=3,
+        )  # fmt: skip
+        total = counts.n_counts[labels == group].mean() * levels.sum() / raw.sum()
+        before = np.array([mean[name] for name in expected["gene"]])
+        after = np.maximum(before + expected["effect"].to_numpy(), 0)
+        found = result.effects[result.effects["group"] == group].set_index("gene")["effect"]
+        effects = pd.Series(np.log1p(1e4 * after / total) - np.log1p(1e4 * before / total), expected["gene"])
+        assert len(found) >= 4
+        np.testing.assert_allclose(found, effects[effects != 0].loc[found.index], rtol=1e-6)
+        if kind == "delete":
+            assert found[gene(1)] == pytest.approx(-np.log1p(1e4 * mean[gene(1)] / total))
+
+
+def test_ordered_takes_states_out_of_edges_of_all_cells(counts, tiny_vocabulary, labels, edges):
+    pooled = edges[edges["group"] == "A"].assign(group="all")
+    asked = {"sources": [gene(1)], "settings": ORDERED}
+    states, none = (
+        propagate_cells(pooled, counts, tiny_vocabulary, labels=given, **asked).effects.set_index("gene")
+        for given in (labels, None)
+    )
+    ids = tiny_vocabulary.ensembl_ids[counts.column_tokens]
+    columns = np.isin(ids, [gene(n) for n in (1, 6, 11, 16, 20, 30)])
+    raw = counts.matrix.astype(float)
+    found = ordered_response(
+        scaled_levels(raw)[:, columns], ids[columns], {gene(1): -1.0}, labels=labels,
+        regulators=[gene(n) for n in (1, 6, 11, 16)], noise=counting_noise(raw)[columns], seed=3,
+    ).set_index("gene")["effect"]  # fmt: skip
+    assert set(states["group"]) == {"all"}
+    assert (np.sign(states["effect"]) == np.sign(found[states.index])).all()
+    assert not states["effect"].equals(none["effect"])
+
+
+def test_ordered_refuses(counts, tiny_vocabulary, labels, edges, caplog):
+    from dataclasses import replace
+
+    call = {"sources": [gene(1)], "labels": labels, "settings": ORDERED}
+    normalised = replace(counts, report={**counts.report, "normalised": True})
+    with pytest.raises(ValueError, match="raw counts, and these values are normalised"):
+        propagate_cells(edges, normalised, tiny_vocabulary, **call)
+    few = np.where(np.arange(len(labels)) < 5, "A", "B").astype(object)
+    with pytest.raises(ValueError, match=r"needs 6 cells, and group 'A' has 5.*groups found: A, B"):
+        propagate_cells(edges, counts, tiny_vocabulary, **call | {"labels": few})
+    other = edges.assign(source="x" + edges["source"])
+    with pytest.raises(ValueError, match=r"none of 4 regulators .*same kind of gene ID"):
+        propagate_cells(other, counts, tiny_vocabulary, **call)
+    with pytest.raises(ValueError, match="iterated follows the edges"):
+        PropagateRequest(sources=("A",), regulators=("B",))
+    with pytest.raises(ValueError, match=r"ordered response follows no edges.*--expression FILE"):
+        propagate(edges.drop(columns=["method"]), {gene(1): -1.0}, settings=ORDERED)
+    result = propagate_cells(edges, counts, tiny_vocabulary, **call | {"sources": [gene(30)]})
+    assert result.effects.empty
+    assert f"nothing to propagate from {gene(30)}" in caplog.text
 
 
 def test_sources_that_move_nothing_are_reported(counts, tiny_vocabulary, edges, labels, caplog):
