@@ -77,6 +77,8 @@ def open_inputs(config: FinetuneConfig, places: Sequence[Path] = ()) -> Finetune
     counts, facts = read_cells(config, places, vocabulary)
     if config.level == "cell":
         counts = _labelled_only(counts, config)
+    tasks: tuple[Task, ...]
+    groups: np.ndarray | None
     if config.regulators:
         task, groups = regulator_task(
             config.tasks[0].name, counts, vocabulary, whole_families=config.split.by == "family",
