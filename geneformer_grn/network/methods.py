@@ -31,12 +31,22 @@ MODEL_FREE: dict[str, Callable[..., ScoredPairs]] = {
 ON_DEVICE = frozenset({"lasso", "elastic_net"})
 """Methods that take ``device``."""
 
+SEEDED = frozenset({"genie3", "grnboost", "graph_autoencoder"})
+"""Methods that draw something, and take ``seed``."""
+
 GENE_LIMITS: dict[str, int] = MAX_GENES | {
     "dag": dag.MAX_GENES,
     "bayesian_network": bayesian.MAX_GENES,
     "graph_autoencoder": graph_autoencoder.MAX_GENES,
 }
 """Method -> most genes it takes, regulators and targets together; no entry: as many as memory holds."""
+
+PAIR_LIMITS: dict[str, int] = {"genie3": 250_000, "grnboost": 250_000}
+"""Method -> regulators × targets above which it would take more than about ten minutes.
+
+An estimate from ``benchmarks/results/networks.json`` (fewer trees there); asked for by name they run all the
+same.
+"""
 
 EXTRAS: dict[str, str] = {"grnboost": "trees", "bayesian_network": "bayes"}
 """Method -> the extra of this package that it needs; without it the method raises ImportError."""

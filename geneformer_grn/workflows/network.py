@@ -146,7 +146,7 @@ def score_groups(
     cards = None
     if truth is not None:
         cards = MethodCards(truth, names[regulators].tolist(), names[targets].tolist(), seed=settings.seed)
-    methods = affordable(settings, len(np.union1d(regulators, targets)))
+    methods = affordable(settings, len(np.union1d(regulators, targets)), len(regulators) * len(targets))
     logger.info(
         "network: %d regulators × %d targets in %d group(s): %s",
         len(regulators), len(targets), len(groups), ", ".join(methods),
@@ -159,9 +159,14 @@ def score_groups(
         if not all(len(genes) for genes in present):
             logger.warning("group %r: too few cells express any regulator, or any target", group)
             continue
-        scored = _scored(score, rows, *present, lenient=settings.lenient)
+        scored = _scored(score, rows, *present, group=group, lenient=settings.lenient)
         if COMBINED in methods:
-            scored[COMBINED] = combined(scored, cells, rows, truth=truth, seed=settings.seed)
+            try:
+                scored[COMBINED] = combined(scored, cells, rows, truth=truth, seed=settings.seed)
+            except ValueError as error:
+                if settings.methods != "all" or not scored:
+                    raise
+                logger.warning("group %r: left out: %s: %s", group, COMBINED, error)
         tables += _tables(scored, settings.top, group)
         agreements[group] = _agreements(scored, settings.top)
         if cards is not None:
@@ -188,10 +193,20 @@ def score_groups(
 
 
 def _scored(
-    score: dict[str, Scorer], rows: np.ndarray, regulators: np.ndarray, targets: np.ndarray, *, lenient: bool
+    score: dict[str, Scorer],
+    rows: np.ndarray,
+    regulators: np.ndarray,
+    targets: np.ndarray,
+    *,
+    group: str,
+    lenient: bool,
 ) -> dict[str, ScoredPairs]:
-    """Return the scores of one group; methods whose package is missing leave `score` where they may."""
+    """Return the scores of one group; methods that cannot take it are left out where they may be.
+
+    Those whose package is missing leave `score`: they are told of once.
+    """
     found: dict[str, ScoredPairs] = {}
+    refused: dict[str, ValueError] = {}
     for method in tuple(score):
         try:
             found |= score[method](rows, regulators, targets)
@@ -200,6 +215,15 @@ def _scored(
                 raise
             logger.warning("left out: %s: %s", method, error)
             del score[method]
+        except ValueError as error:
+            if not lenient:
+                raise
+            refused[method] = error
+    if refused:
+        reasons = "; ".join(f"{method}: {error}" for method, error in refused.items())
+        if not found:
+            raise ValueError(f"no method can take group {group!r}: {reasons}")
+        logger.warning("group %r: left out: %s", group, reasons)
     return found
 
 

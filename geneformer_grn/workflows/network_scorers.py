@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from geneformer_grn.extraction.methods import score_with_model
 from geneformer_grn.extraction.stratification import stratified_edges
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.network.cross_products import Expression
-from geneformer_grn.network.methods import MODEL_FREE, ON_DEVICE
+from geneformer_grn.network.methods import MODEL_FREE, ON_DEVICE, SEEDED
 from geneformer_grn.network.scored import ScoredPairs
 from geneformer_grn.workflows.network_settings import PER_HEAD, NetworkSettings
 
@@ -69,11 +68,10 @@ def score_expression(
     settings: NetworkSettings,
 ) -> ScoredPairs:
     """Score pairs by a model-free method, with what it takes of device and seed."""
-    infer = MODEL_FREE[method]
     options: dict[str, Any] = {"device": settings.device} if method in ON_DEVICE else {}
-    if "seed" in inspect.signature(infer).parameters:
+    if method in SEEDED:
         options["seed"] = settings.seed
-    scored = infer(expression, gene_ids, regulators=regulators, targets=targets, **options)
+    scored = MODEL_FREE[method](expression, gene_ids, regulators=regulators, targets=targets, **options)
     return replace(scored, method=method)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from geneformer_grn._runtime import logger
 from geneformer_grn.extraction.attention import CORRECTIONS, DIRECTIONS
 from geneformer_grn.extraction.methods import METHODS as FROM_MODEL
-from geneformer_grn.network.methods import GENE_LIMITS, MODEL_FREE
+from geneformer_grn.network.methods import GENE_LIMITS, MODEL_FREE, PAIR_LIMITS
 
 PER_HEAD = "attention_heads"
 """Attention of every head on its own; its edges are called ``attention_l0h0`` and so on."""
@@ -43,8 +43,9 @@ class NetworkSettings:
     ----------
     methods
         Of `CHOICES`; each is compared with correlation where that is among them, else with the first. ``all``
-        is every method and their combination: those that cannot take so many genes, or that need a package
-        which is not installed, are left out with a warning.
+        is every method and their combination: those that cannot take so many genes, would take more than
+        about ten minutes (trees), or need a package which is not installed, are left out with a warning, and
+        out of one group those that cannot take its cells.
     regulators
         Symbols or Ensembl IDs; ``auto``: the vocabulary's transcription factors.
     top
@@ -145,8 +146,8 @@ def heads_of(text: str) -> tuple[tuple[int, int], ...] | Literal["all"]:
         raise ValueError(f"attention heads are written layer:head, such as 0:3,2:1; got {text!r}") from None
 
 
-def affordable(settings: NetworkSettings, n_genes: int) -> tuple[str, ...]:
-    """Return the methods to run on so many genes.
+def affordable(settings: NetworkSettings, n_genes: int, n_pairs: int) -> tuple[str, ...]:
+    """Return the methods to run on so many genes, and on so many pairs of a regulator and a target.
 
     Raises
     ------
@@ -162,4 +163,15 @@ def affordable(settings: NetworkSettings, n_genes: int) -> tuple[str, ...]:
         )
     if too_many:
         logger.warning("left out, for %d regulators and targets: %s (--max-targets)", n_genes, limits)
-    return tuple(method for method in settings.chosen if method not in too_many)
+    slow = [
+        method
+        for method in settings.chosen
+        if settings.lenient and n_pairs > PAIR_LIMITS.get(method, n_pairs) and method not in too_many
+    ]
+    if slow:
+        logger.warning(
+            "left out, since %d pairs would take them more than about ten minutes: %s; ask for them by name "
+            "(--methods %s) to run them all the same",
+            n_pairs, ", ".join(slow), ",".join(slow),
+        )  # fmt: skip
+    return tuple(method for method in settings.chosen if method not in {*too_many, *slow})

@@ -1,5 +1,6 @@
 """Every method of the table: one call, one result, whatever the matrix."""
 
+import inspect
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from geneformer_grn.network.methods import EXTRAS, GENE_LIMITS, MODEL_FREE, ON_DEVICE
+from geneformer_grn.network.methods import EXTRAS, GENE_LIMITS, MODEL_FREE, ON_DEVICE, PAIR_LIMITS, SEEDED
 from geneformer_grn.network.propagation import UNITLESS_METHODS
 from geneformer_grn.network.scored import to_edges
 
@@ -36,7 +37,10 @@ def test_one_call_for_all(method):
 
 
 def test_the_tables_name_the_same_methods():
-    assert set(MODEL_FREE) >= ON_DEVICE | set(GENE_LIMITS) | set(EXTRAS)
+    assert set(MODEL_FREE) >= ON_DEVICE | set(GENE_LIMITS) | set(EXTRAS) | set(PAIR_LIMITS)
+    for option, methods in (("seed", SEEDED), ("device", ON_DEVICE)):
+        takes = {name for name, infer in MODEL_FREE.items() if option in inspect.signature(infer).parameters}
+        assert takes == methods
     assert {"correlation", "spearman", "partial_correlation", "graphical_lasso"} < UNITLESS_METHODS
     assert not UNITLESS_METHODS & {"ridge", "lasso", "elastic_net"}
 

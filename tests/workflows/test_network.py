@@ -6,7 +6,8 @@ import pytest
 from geneformer_grn.cells.counts import log_normalised, read_counts
 from geneformer_grn.cells.ranking import rank_cells
 from geneformer_grn.genes.vocabulary import VocabularyMismatchError
-from geneformer_grn.workflows.network import NetworkSettings, score_network
+from geneformer_grn.workflows.network import NetworkSettings, _scored, score_network
+from geneformer_grn.workflows.network_settings import affordable
 from geneformer_grn.workflows.regulators import read_gene_list, regulator_tokens
 
 
@@ -89,6 +90,40 @@ def test_small_groups_are_skipped_and_named(counts, tiny_vocabulary, caplog):
             settings=NetworkSettings(methods=("correlation",), min_cells=90),
             labels=labels,
         )
+
+
+def test_methods_that_cannot_take_a_group_are_left_out_of_it_alone(caplog):
+    def fails(error):
+        def score(rows, regulators, targets):
+            raise error
+
+        return score
+
+    score = {
+        "a": lambda *genes: {"a": genes},
+        "few": fails(ValueError("20 cells")),
+        "no": fails(ImportError("x")),
+    }
+    call = (np.arange(3), np.arange(2), np.arange(4))
+    assert set(_scored(score, *call, group="B", lenient=True)) == {"a"}
+    assert [record.getMessage() for record in caplog.records] == [
+        "left out: no: x",
+        "group 'B': left out: few: 20 cells",
+    ]
+    assert set(score) == {"a", "few"}, "another group may take it"
+    with pytest.raises(ValueError, match=r"^20 cells"):
+        _scored(score, *call, group="B", lenient=False)
+    with pytest.raises(ValueError, match="no method can take group 'B': few: 20 cells"):
+        _scored({"few": score["few"]}, *call, group="B", lenient=True)
+
+
+def test_trees_of_too_many_pairs_run_only_by_name(caplog):
+    settings = NetworkSettings(methods="all")
+    assert set(affordable(settings, 100, 250_000)) == set(settings.chosen)
+    assert not caplog.text
+    assert set(settings.chosen) - set(affordable(settings, 100, 250_001)) == {"genie3", "grnboost"}
+    assert "ask for them by name (--methods genie3,grnboost)" in caplog.text
+    assert affordable(NetworkSettings(methods=("genie3",)), 100, 10**7) == ("genie3",)
 
 
 def test_bad_calls(counts, tiny_vocabulary, tiny_encoder):
