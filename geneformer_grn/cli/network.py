@@ -23,6 +23,10 @@ Truth = Annotated[
     Path | None,
     typer.Option("--truth", metavar="TRUTH.tsv", help="Known edges: scores every method beside correlation."),
 ]
+Page = Annotated[
+    Path | None,
+    typer.Option("--page", metavar="FILE.html", help="Also show the edges as an interactive page."),
+]
 Circular = Annotated[
     str, typer.Option("--circular", metavar="WHY", help="Label a truth that expression helped to make.")
 ]
@@ -55,6 +59,7 @@ def network(
     file: options.Cells,
     *,
     out: Annotated[Path, typer.Option("--out", metavar="EDGES.tsv", help="Table to write (.tsv, .tsv.gz).")],
+    page: Page = None,
     model: options.Model = "mini",
     methods: Methods = "attention,correlation",
     regulators: Annotated[
@@ -137,11 +142,12 @@ def network(
         extras = NetworkExtras(
             truth=truth, circular=circular, within=within, compare=compare, n_splits=splits
         )
-        result = network_of_file(file, out, settings=settings, opening=opening, extras=extras)
+        result = network_of_file(file, out, settings=settings, opening=opening, extras=extras, page=page)
         if result.card is not None and not as_json:
             typer.echo(methods_card(result.card))
         summary |= {
             "out": out,
+            "page": page,
             "n_edges": len(result.edges),
             "n_regulators": len(result.universe.regulators),
             "n_targets": len(result.universe.targets),

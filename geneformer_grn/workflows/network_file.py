@@ -13,6 +13,7 @@ from geneformer_grn.cells.counts import log_normalised
 from geneformer_grn.cells.ranking import rank_cells
 from geneformer_grn.network.edges import check_destination, write_edges, write_table
 from geneformer_grn.network.truth import Truth, read_truth
+from geneformer_grn.report.network_page import check_page, write_network_page
 from geneformer_grn.workflows.cells import OpenedCells, OpenSettings, open_cells
 from geneformer_grn.workflows.grouping import UNLABELLED, column_labels
 from geneformer_grn.workflows.network import NetworkResult, score_groups, with_symbols
@@ -112,11 +113,12 @@ def network_of_file(
     settings: NetworkSettings,
     opening: OpenSettings,
     extras: NetworkExtras | None = None,
+    page: Path | None = None,
 ) -> NetworkResult:
     """Score the networks of a file and write the edge table, its universe and parameters beside it.
 
     With a truth also ``<name>.card.json``, the scores of all methods; with two groups compared also
-    ``<name>.differences.tsv``.
+    ``<name>.differences.tsv``; the edges as an interactive page where `page` says so.
 
     Raises
     ------
@@ -124,6 +126,8 @@ def network_of_file(
         The input or the destination is wrong; nothing is written then.
     """
     check_destination(out)
+    if page is not None:
+        check_page(page)
     result = network_of_cells(source, settings=settings, opening=opening, extras=extras)
     settled = result.universe.settings | {"file": Path(source).name, "versions": library_versions()}
     write_edges(result.edges, out, universe=replace(result.universe, settings=settled))
@@ -132,6 +136,8 @@ def network_of_file(
         write_json(beside(out, "card.json"), result.card)
     if result.differences is not None:
         write_table(result.differences, beside(out, "differences.tsv"))
+    if page is not None:
+        write_network_page(result.edges, page, title=f"Gene network of {Path(source).name}")
     return result
 
 

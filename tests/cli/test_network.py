@@ -81,6 +81,30 @@ def test_propagate_refits_unsigned_edges_and_uses_the_scored_groups(app, scored,
     assert parameters["kind"] == "delete"
 
 
+def test_propagate_in_order(app, scored, tiny_checkpoint, tmp_path):
+    folder, _ = scored
+    sources = read_edges(folder / "edges.tsv")["source"].value_counts().index[:3].tolist()
+    (tmp_path / "tf.txt").write_text("\n".join(sources))
+    start = [
+        "propagate", folder / "edges.tsv", "--sources", sources[0], "--method", "ordered", "--quiet",
+        "--model", tiny_checkpoint,
+    ]  # fmt: skip
+    cells = ["--expression", folder / "cells.h5ad"]
+    for name, more in (("a", []), ("b", ["--regulators", tmp_path / "tf.txt", "--seed", "4"])):
+        code, _, error = call(app, *start, *cells, *more, "--out", tmp_path / f"{name}.tsv")
+        assert code == 0, error
+    everything, few = (pd.read_csv(tmp_path / f"{name}.tsv", sep="\t") for name in "ab")
+    assert list(few.columns[:5]) == ["source", "gene", "group", "hop", "effect"]
+    assert set(everything["group"]) == {"A", "B"}
+    assert not everything["effect"].equals(few["effect"])
+    assert not list(tmp_path.glob("*.edges.tsv"))
+    parameters = json.loads((tmp_path / "b.parameters.json").read_text())
+    assert (parameters["seed"], parameters["regulators"]) == (4, sources)
+    code, _, error = call(app, *start, "--out", tmp_path / "c.tsv")
+    assert code == 2
+    assert "follows no edges and needs cells (--expression FILE" in error
+
+
 def test_attention_without_expression_is_refused_except_by_the_walk(app, scored, tmp_path):
     folder, _ = scored
     source = read_edges(folder / "edges.tsv").query("method == 'attention'")["source"].iloc[0]
@@ -132,6 +156,7 @@ def test_signed_edges_need_no_cells(app, tmp_path):
         (["--attention-heads", "3"], "layer:head"),
         (["--attention-heads", "9:9"], "do not exist"),
         (["--attention-correction", "magic"], "use one of none, average_product"),
+        (["--page", "page.txt"], "pages are written as .html; 'page.txt' is not"),
         (["--within", "nope"], "no obs column 'nope'"),
         (["--within", "cell_type", "--methods", "attention_heads"], "not scored within states"),
     ],
@@ -168,7 +193,8 @@ def test_destinations_are_checked_before_the_work(app, scored, tiny_checkpoint, 
     [
         (["--sources", "NOSUCHGENE"], "'NOSUCHGENE' is not among"),
         (["--kind", "inhibit"], "use delete or overexpress"),
-        (["--method", "magic"], "one of iterated, linear, walk, covariance"),
+        (["--method", "magic"], "one of iterated, linear, walk, covariance, ordered"),
+        (["--regulators", "none.txt"], "no gene list at none.txt"),
         (["--edge-method", "ridge"], "no edges of method 'ridge'; the table holds attention, correlation"),
         (["--expression", "none.h5ad"], "none.h5ad"),
         (["--groups", "nope", "--expression", "CELLS"], "no obs column 'nope'"),
@@ -201,6 +227,7 @@ def test_bad_edge_tables(app, scored, tmp_path):
     assert code == 2
 
 
+@pytest.mark.slow
 def test_all_methods_but_those_that_take_fewer_genes(app, scored, tiny_checkpoint, tmp_path, monkeypatch):
     folder, _ = scored
     monkeypatch.setitem(GENE_LIMITS, "graphical_lasso", 10)
@@ -229,10 +256,14 @@ def test_a_file_of_regulators_and_correlation_without_weights(app, scored, tiny_
     code, stdout, error = call(
         app, "network", folder / "cells.h5ad", "--out", tmp_path / "edges.tsv.gz", "--model", bare,
         "--methods", "ridge,correlation", "--regulators", tmp_path / "tf.txt", "--quiet", "--json",
+        "--page", tmp_path / "network.html",
     )  # fmt: skip
     assert code == 0, error
     assert set(read_edges(tmp_path / "edges.tsv.gz")["source"]) == {"ENSG00000000006", "ENSG00000000011"}
     assert json.loads(stdout.splitlines()[-1])["n_regulators"] == 2
+    page = (tmp_path / "network.html").read_text()
+    assert "<title>Gene network of cells.h5ad</title>" in page
+    assert '"methods":["correlation","ridge"]' in page
 
 
 @pytest.fixture(scope="module")

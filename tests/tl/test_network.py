@@ -19,6 +19,9 @@ def test_network_then_propagate_then_write(tiny_adata, tiny_checkpoint, tmp_path
     effects = adata.uns["geneformer_propagated"]
     assert set(effects["source"]) == {source}
     assert set(effects["group"]) <= {"A", "B"}
+    propagate(adata, [source], model=tiny_checkpoint, method="ordered", regulators=[source], seed=2)
+    assert adata.uns["geneformer_propagated"].iloc[0]["effect"] < 0
+    assert adata.uns["geneformer_signed_edges"].empty
     adata.write_h5ad(tmp_path / "out.h5ad")
     back = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert len(back.uns["geneformer_edges"]) == len(edges)
@@ -53,6 +56,7 @@ def test_one_source_as_text_and_every_way_of_reading(tiny_adata, tiny_checkpoint
     adata.write_h5ad(tmp_path / "out.h5ad")
 
 
+@pytest.mark.slow
 def test_truth_and_comparison_are_written_too(tiny_adata, tiny_checkpoint, tmp_path):
     adata = tiny_adata.copy()
     genes = adata.var_names.tolist()
