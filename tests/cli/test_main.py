@@ -17,9 +17,9 @@ from geneformer_grn.cli import build_app
 VERBS = [
     "demo", "run", "validate", "genes build", "vocab build", "import-geneformer", "tokenize", "corpus info",
     "corpus merge", "corpus split", "corpus task", "corpus finish", "corpus duplicates", "pretrain",
-    "finetune", "annotate", "explain", "network-page", "embed", "perturb",
-    "perturb-merge", "screen", "network", "propagate", "simulate", "evaluate model", "evaluate network",
-    "evaluate effects", "card", "info",
+    "finetune", "finetune-search", "annotate", "explain", "embed", "perturb", "perturb-merge",
+    "screen", "network", "network-export", "network-page", "propagate", "simulate",
+    "evaluate model", "evaluate network", "evaluate effects", "card", "info",
 ]  # fmt: skip
 READERS = [
     "run", "validate", "tokenize", "annotate", "embed", "perturb", "screen", "network", "propagate",
