@@ -20,8 +20,16 @@ def render_finetuned_card(results: dict[str, Any]) -> str:
     Parameters
     ----------
     results
-        What `geneformer_grn.workflows.finetune.run_finetuning` writes to ``results.json``.
+        What `geneformer_grn.workflows.finetune.run_finetuning` writes to ``results.json``, read from there or
+        not.
     """
+    figures = ("methods", "against", "few_shot")
+    results = results | {
+        "tasks": {
+            name: task | {key: _as_computed(task[key]) for key in figures}
+            for name, task in results["tasks"].items()
+        }
+    }
     model, data, config = results["model"], results["data"], results["config"]
     files = ", ".join(f"`{entry['name']}` ({entry['n_cells']:,} cells)" for entry in data["files"])
     what = "unchanged" if model["encoder_before"] == model["encoder_after"] else "changed by the training"
@@ -60,6 +68,15 @@ def render_finetuned_card(results: dict[str, Any]) -> str:
 
 
 _WORDS = {True: "met", False: "missed", None: "open"}
+
+
+def _as_computed(figures: Any) -> Any:
+    """Return figures with NaN where JSON, which has no such number, holds null."""
+    if isinstance(figures, dict):
+        return {key: _as_computed(value) for key, value in figures.items()}
+    if isinstance(figures, list):
+        return [_as_computed(value) for value in figures]
+    return float("nan") if figures is None else figures
 
 
 def _verdict(task: dict[str, Any], titles: dict[str, str]) -> str:
