@@ -15,7 +15,7 @@ demo: setup  ## Run the whole path on shipped cells; writes demo_out/
 
 test:  ## Run the default tests (within 6 minutes on 2 cores)
 	@bash scripts/setup.sh test
-	@$(VENV)/python -m pytest -q
+	@$(VENV)/python -m pytest -q -n 2 --dist loadfile
 
 test-all:  ## Also the slow, distributed, shared-data and browser tests
 	@bash scripts/setup.sh test

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from geneformer_grn.cli import evaluate_effects, evaluate_network, options, verb
+from geneformer_grn.cli import evaluate_effects, evaluate_embeddings, evaluate_network, options, verb
 
 Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Shipped name or checkpoint folder.")]
 Suite = Annotated[str, typer.Option("--suite", help="Which scores: standard.")]
@@ -29,6 +29,7 @@ def add(app: typer.Typer) -> None:
     app.add_typer(evaluate, name="evaluate")
     evaluate_network.add(evaluate)
     evaluate_effects.add(evaluate)
+    evaluate_embeddings.add(evaluate)
 
     @evaluate.command("model")
     def model(

@@ -36,6 +36,7 @@ def network_export(
         int | None, typer.Option("--top", min=1, help="Only the strongest, of each group and method.")
     ] = None,
     names: Annotated[str, typer.Option("--names", help="Genes by symbol or ensembl.")] = "symbol",
+    seed: options.Seed = 0,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -45,4 +46,4 @@ def network_export(
 
         table = read_network(edges)
         n_written = write_network(table, out, form=form, group=group, method=method, top=top, names=names)
-        summary |= {"out": out, "n_edges": n_written}
+        summary |= {"out": out, "n_edges": n_written, "seed": seed}
