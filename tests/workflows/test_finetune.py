@@ -296,6 +296,12 @@ def test_the_verb_card_takes_the_results(run, tmp_path):
     out, _ = run
     write_card(out / "results.json", tmp_path / "card.md")
     assert (tmp_path / "card.md").read_text() == (out / "card.md").read_text()
+    results = json.loads((out / "results.json").read_text())
+    task = results["tasks"]["cell_type"]
+    task["against"][task["best_baseline"]]["differences"]["auroc"]["low"] = None
+    (tmp_path / "null.json").write_text(json.dumps(results))
+    write_card(tmp_path / "null.json", tmp_path / "null.md")
+    assert "[+nan, " in (tmp_path / "null.md").read_text(), "JSON has no NaN"
     (tmp_path / "cut.json").write_text('{"kind": "finetune"}')
     with pytest.raises(ValueError, match=r"cut\.json holds no results of evaluate model or finetune"):
         write_card(tmp_path / "cut.json", tmp_path / "none.md")
