@@ -14,14 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.stats import t as student
-
-if TYPE_CHECKING:
-    from geneformer_grn.model.encoder import Encoder
 
 BIO = ("isolated_labels", "kmeans_nmi", "kmeans_ari", "silhouette_label", "clisi")
 BATCH = ("bras", "ilisi", "graph_connectivity", "pcr_comparison")
@@ -260,24 +257,6 @@ def harmonised(embedding: np.ndarray, batches: np.ndarray, *, seed: int = 0) -> 
     corrected = np.asarray(run.Z_corr, dtype=np.float32)
     # (d, n) before harmonypy 2
     return corrected if corrected.shape == embedding.shape else np.ascontiguousarray(corrected.T)
-
-
-def random_twin(encoder: Encoder, *, seed: int = 0) -> Encoder:
-    """Return a model of the same shape and vocabulary with random weights."""
-    from geneformer_grn.model.checkpoint import ModelConfig, new_model
-    from geneformer_grn.model.encoder import Encoder
-
-    bert = encoder.model.config
-    shape = ModelConfig(
-        n_layers=bert.num_hidden_layers,
-        hidden_size=bert.hidden_size,
-        n_heads=bert.num_attention_heads,
-        ffn_size=bert.intermediate_size,
-        activation=bert.hidden_act,
-        initializer_range=bert.initializer_range,
-    )
-    model = new_model(shape, encoder.vocabulary, seed=seed).eval().to(encoder.device)
-    return Encoder(model, encoder.vocabulary, encoder.device, encoder.precision, "random weights")
 
 
 @contextmanager

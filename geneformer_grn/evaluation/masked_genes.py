@@ -18,7 +18,8 @@ from transformers import BertForMaskedLM
 
 from geneformer_grn.cells.rank_position import RankPositionBaseline
 from geneformer_grn.cells.ranking import RankedCells, model_input
-from geneformer_grn.model.encoder import Encoder, ModelConfig, new_model
+from geneformer_grn.model.encoder import Encoder
+from geneformer_grn.model.untrained import untrained_twin
 from geneformer_grn.statistics import bootstrap_ratio
 from geneformer_grn.training.validation import CellScores, masked_cells, score_masked_cells
 
@@ -47,21 +48,12 @@ def prepare(encoder: Encoder, baseline: RankPositionBaseline | None, *, seed: in
     seed
         Of the random weights.
     """
-    shape = encoder.model.config
-    config = ModelConfig(
-        n_layers=shape.num_hidden_layers,
-        hidden_size=shape.hidden_size,
-        n_heads=shape.num_attention_heads,
-        ffn_size=shape.intermediate_size,
-        activation=shape.hidden_act,
-        initializer_range=shape.initializer_range,
-    )
-    untrained = new_model(config, encoder.vocabulary, seed=seed)
+    untrained = untrained_twin(encoder, seed=seed).model
     if baseline is not None:
         counts = torch.from_numpy(baseline.counts.sum(axis=0) + 1.0)
         with torch.no_grad():
             untrained.cls.predictions.bias.copy_(torch.log(counts / counts.sum()))
-    return Contestants(model=encoder, untrained=untrained.eval().to(encoder.device), baseline=baseline)
+    return Contestants(model=encoder, untrained=untrained, baseline=baseline)
 
 
 def hidden_genes(ranked: RankedCells, encoder: Encoder, *, seed: int, max_cells: int) -> MaskedCells:

@@ -45,24 +45,11 @@ def linear_probe(data: LabelData, task: Task, split: Split, *, seed: int, units:
 
 def random_weights(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
     """Fine-tune a model of the same shape from random weights, all layers, with the settings of the model."""
-    from geneformer_grn.model.checkpoint import ModelConfig, new_model
-    from geneformer_grn.model.encoder import Encoder
+    from geneformer_grn.model.untrained import untrained_twin
     from geneformer_grn.training.finetune import finetune
     from geneformer_grn.training.finetune_settings import FinetuneSettings
 
-    pretrained = data.require_encoder()
-    bert = pretrained.model.config
-    shape = ModelConfig(
-        n_layers=bert.num_hidden_layers,
-        hidden_size=bert.hidden_size,
-        n_heads=bert.num_attention_heads,
-        ffn_size=bert.intermediate_size,
-        activation=bert.hidden_act,
-        dropout=bert.hidden_dropout_prob,
-        initializer_range=bert.initializer_range,
-    )
-    model = new_model(shape, pretrained.vocabulary, seed=seed).eval().to(pretrained.device)
-    encoder = Encoder(model, pretrained.vocabulary, pretrained.device, pretrained.precision, "random weights")
+    encoder = untrained_twin(data.require_encoder(), seed=seed)
     settings = data.settings or FinetuneSettings()
     part = settings.model.model_copy(update={"mode": "full", "quantised": "none"})
     settings = settings.model_copy(update={"model": part})

@@ -172,6 +172,7 @@ def embed_for_scoring(
     """Draw labelled cells and embed them in every way of `TITLES`; nothing is fitted on labels."""
     from geneformer_grn.embedding import EmbedSettings, embed_cells
     from geneformer_grn.evaluation import integration
+    from geneformer_grn.model.untrained import untrained_twin
 
     labels, batches = (_named(counts, column) for column in (settings.label, settings.batch))
     rows = _drawn(labels, batches, settings)
@@ -185,7 +186,7 @@ def embed_for_scoring(
     components = integration.variable_components(log_normalised(chosen), seed=settings.seed)
     data = integration.IntegrationData(labels[rows], batches[rows], components)
     own = embed_cells(encoder, ranked, how)
-    random = embed_cells(integration.random_twin(encoder, seed=settings.seed), ranked, how)
+    random = embed_cells(untrained_twin(encoder, seed=settings.seed), ranked, how)
     embeddings = {
         MODEL: own,
         "model_harmony": integration.harmonised(own, data.batches, seed=settings.seed),
