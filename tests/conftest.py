@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -31,6 +32,15 @@ BROWSER_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+@pytest.fixture(autouse=True)
+def logger_level():
+    """A verb sets how much is logged; the next test begins as if it had not."""
+    package = logging.getLogger("geneformer_grn")
+    level = package.level
+    yield
+    package.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -172,7 +172,7 @@ def test_genes_that_are_unknown(cells, refuse, folder):
     refuse(cells(), "--perturb names no gene", "--perturb", " , ")
     refuse(cells(), "no gene list at", "--regulators", folder / "none.txt")
     (folder / "genes.txt").write_text("nonsense\nmore nonsense\n")
-    refuse(cells(), "none of 2 regulators is in the vocabulary", "--regulators", folder / "genes.txt")
+    refuse(cells(), "2 of 2 genes are not in the vocabulary", "--regulators", folder / "genes.txt")
     (folder / "genes.txt").write_text("# nothing\n")
     refuse(cells(), "genes.txt names no gene", "--regulators", folder / "genes.txt")
 
