@@ -111,8 +111,8 @@ def notes() -> list[str]:
         "genie3 has 10 trees and grnboost at most 50, on at most 1,000 cells, graph_autoencoder 100 epochs; "
         "these three and graphical_lasso run on the first simulated network and the published sets only; "
         "methods with a limit of genes are left out above it",
-        "gene_shifts takes each regulator out of 5 cells; influence, whose head runs over the whole vocabulary "
-        "for each removal, did not end on two cores and is not among the methods",
+        "gene_shifts takes each regulator out of 5 cells; influence, whose head runs over the whole "
+        "vocabulary for each removal, did not end on two cores and is not among the methods",
         "out-of-fold scores (combined, best_single, target degree, attention_selected) of a regulator never "
         "see its own edges; the residual of such a score is optimistic all the same, since the fits behind "
         "it saw edges of regulators in the residual's own test folds",
