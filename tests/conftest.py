@@ -36,11 +36,11 @@ BROWSER_FLAGS = [
 
 @pytest.fixture(autouse=True)
 def logger_level():
-    """A verb sets how much is logged; the next test begins as if it had not."""
+    """A verb sets how much is logged; each test begins as if none had run, in a fixture of its module neither."""
     package = logging.getLogger("geneformer_grn")
-    level = package.level
+    package.setLevel(logging.NOTSET)
     yield
-    package.setLevel(level)
+    package.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
