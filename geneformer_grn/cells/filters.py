@@ -22,6 +22,8 @@ _ALLOWED = (
 )  # fmt: skip
 _BACKTICKED = re.compile(r"`([^`]+)`")
 _EXAMPLE = "\"cell_type == 'B cell' and n_genes > 500\""
+COPY = "copy"
+"""What the column ``why`` of a table of cells to leave out calls copies of other cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class ChosenRows:
     n_filtered
         Rows left out because ``filter_pass`` is not 1.
     n_not_asked
-        Rows left out by the expression.
+        Rows left out by the expression, or by a table for another reason than being a copy.
     n_not_sampled
         Rows left out by the sample.
     n_copies
@@ -49,12 +51,20 @@ class ChosenRows:
     n_copies: int = 0
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows of a file that a table leaves out, each ``(k,)`` int64, ascending: copies, and for other reasons."""
+
+    copies: np.ndarray
+    others: np.ndarray
+
+
 def choose_rows(
     obs: pd.DataFrame,
     name: str,
     *,
     where: str | None = None,
-    copies: np.ndarray | None = None,
+    copies: LeftOut | None = None,
     n_cells: int | None = None,
     seed: int = 0,
 ) -> ChosenRows:
@@ -69,7 +79,7 @@ def choose_rows(
     where
         Expression over obs columns, see :func:`rows_where`; None: all rows.
     copies
-        Row numbers of cells that are left out, being elsewhere too; None: none.
+        Cells that a table leaves out, mostly for being elsewhere too; None: none.
     n_cells
         Take a random sample of at most this many rows, in order; None: all.
     seed
@@ -100,14 +110,14 @@ def choose_rows(
         chosen &= rows_where(obs, where, name)
         if not chosen.any():
             raise ValueError(f"{name}: none of its {n_passing:,} cells fits --where {where!r}")
-    n_fitting = int(chosen.sum())
+    n_copies = 0
     if copies is not None:
-        chosen[copies] = False
+        chosen[copies.others] = False
+        n_copies = int(chosen[copies.copies].sum())
+        chosen[copies.copies] = False
         if not chosen.any():
-            raise ValueError(
-                f"{name}: all of its cells are copies of others by --without; leave the file out"
-            )
-    n_copies = n_fitting - int(chosen.sum())
+            raise ValueError(f"{name}: all of its cells are left out by --without; leave the file out")
+    n_fitting = int(chosen.sum()) + n_copies
     rows = np.flatnonzero(chosen).astype(np.int64)
     n_asked = len(rows)
     if n_cells is not None and n_cells < n_asked:
@@ -121,13 +131,14 @@ def choose_rows(
     )
 
 
-def read_left_out(path: Path | str, name: str, obs_names: pd.Index) -> np.ndarray:
-    """Return the row numbers of a file that a table of duplicates leaves out, ``(k,)`` int64.
+def read_left_out(path: Path | str, name: str, obs_names: pd.Index) -> LeftOut:
+    """Return the rows of a file that a table leaves out.
 
     Parameters
     ----------
     path
         Tab-separated, as `geneformer-grn corpus duplicates` writes it; it needs ``file``, ``row``, ``cell``.
+        With a column ``why``, cells of another reason than ``copy`` are not counted as copies.
     name
         Name of the file.
     obs_names
@@ -142,7 +153,8 @@ def read_left_out(path: Path | str, name: str, obs_names: pd.Index) -> np.ndarra
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such table of cells to leave out")
-    table = pd.read_csv(path, sep="\t", dtype={"file": str, "cell": str})
+    # Without the defaults, a cell that is called NA would have no name.
+    table = pd.read_csv(path, sep="\t", dtype={"file": str, "cell": str}, keep_default_na=False)
     if missing := sorted({"file", "row", "cell"} - set(table.columns)):
         raise ValueError(
             f"{path}: no column {', '.join(missing)}; `geneformer-grn corpus duplicates` writes such a table"
@@ -157,7 +169,8 @@ def read_left_out(path: Path | str, name: str, obs_names: pd.Index) -> np.ndarra
             f"{path}: row {wrong['row']} of {name} is not {wrong['cell']!r}; the table was made of another "
             "state of the file. Make it anew"
         )
-    return np.unique(rows)
+    is_copy = table["why"].eq(COPY).to_numpy() if "why" in table else np.ones(len(table), dtype=bool)
+    return LeftOut(copies=np.unique(rows[is_copy]), others=np.unique(rows[~is_copy]))
 
 
 def rows_where(obs: pd.DataFrame, where: str, name: str) -> np.ndarray:
