@@ -125,8 +125,8 @@ class EvaluationSection(_Section):
     baselines: tuple[str, ...] | None = Field(default=None, description="names; None: all that apply")
     few_shot: tuple[int, ...] = Field(default=(), description="labels a class of a learning curve")
     few_shot_draws: int = Field(default=3, ge=1, description="draws of labels for each point of the curve")
-    few_shot_mode: Mode | None = Field(
-        default=None, description="model.mode of the curve: frozen is fast; None: as model.mode"
+    few_shot_modes: tuple[Mode, ...] = Field(
+        default=(), description="model.mode of the curve, a line each; goals judge the first; (): model.mode"
     )
     few_shot_baselines: tuple[str, ...] | None = Field(default=None, description="None: as baselines")
     few_shot_test: int | None = Field(
@@ -172,14 +172,19 @@ class FinetuneConfig(_Section):
             )
         if self.evaluation.few_shot and (len(names) > 1 or self.tasks[0].kind == "regression"):
             raise ValueError("evaluation.few_shot counts labels a class: it takes one task of classes")
+        modes = self.evaluation.few_shot_modes
+        if len(set(modes)) < len(modes):
+            raise ValueError(f"evaluation.few_shot_modes names a mode twice: {', '.join(modes)}")
+        for mode in modes:
+            self.settings(mode)
         if lacking := {goal.labels for goal in self.evaluation.goals} - {None, *self.evaluation.few_shot}:
             raise ValueError(f"a goal is about {lacking.pop()} labels a class, which few_shot does not hold")
         return self
 
-    def settings(self, *, few_shot: bool = False) -> FinetuneSettings:
-        """Return the part that `geneformer_grn.training.finetune.finetune` takes."""
-        mode = (self.evaluation.few_shot_mode if few_shot else None) or self.model.mode
-        return FinetuneSettings(model=self.model.model_copy(update={"mode": mode}), optim=self.optim)
+    def settings(self, mode: Mode | None = None) -> FinetuneSettings:
+        """Return the part that `geneformer_grn.training.finetune.finetune` takes; None: in ``model.mode``."""
+        model = self.model.model_dump() | {"mode": mode or self.model.mode}
+        return FinetuneSettings(model=FinetuneModel(**model), optim=self.optim)
 
     def split_rule(self) -> SplitRule:
         """Return the part of the split section that `make_splits` takes, with what a group is called."""

@@ -6,32 +6,27 @@ from the same units, chooses by the same and is scored on the same, and the spli
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from geneformer_grn._runtime import library_versions, logger, write_json
+from geneformer_grn._runtime import library_versions, logger
 from geneformer_grn.training.finetune_config import FinetuneConfig, resolved
 from geneformer_grn.workflows.finetune_inputs import FinetuneInputs, open_inputs
 from geneformer_grn.workflows.finetune_outputs import write_outputs
+from geneformer_grn.workflows.finetune_record import record_run, require_same_run
 from geneformer_grn.workflows.finetune_rows import (
-    FINETUNED,
     Work,
+    all_baselines,
     choose_baselines,
     compute_rows,
+    finetuned_modes,
     label_data,
     make_conditions,
 )
 from geneformer_grn.workflows.finetune_scores import Scoring, score_rows
-
-# What may differ on --resume: none of it changes a row that is done.
-_HARMLESS = (
-    "run.threads", "run.device", "split.why", "evaluation.baselines", "evaluation.few_shot_baselines",
-    "evaluation.bootstrap", "evaluation.goals", "search",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,16 +81,19 @@ def run_finetuning(
     'l1_logistic'
     """
     from geneformer_grn.model.encoder import load_encoder
+    from geneformer_grn.model.fingerprint import encoder_fingerprint
 
     out = Path(out)
-    _require_same_run(out, config, resume=resume)
+    require_same_run(out, config, resume=resume)
     inputs = open_inputs(config, files)
     baselines = choose_baselines(config, inputs.tasks)
     conditions = make_conditions(inputs, config)
-    _start(out, config, inputs)
     encoder = load_encoder(
         config.model.checkpoint, device=config.run.device, precision=config.optim.precision
     )
+    known = all_baselines(config.level)
+    of_model = {name for name, one in known.items() if one.needs_model}
+    record_run(out, config, inputs, weights=encoder_fingerprint(encoder.model), of_model=of_model)
     work = Work(
         inputs=inputs, config=config, encoder=encoder, data=label_data(inputs, encoder, config),
         baselines=baselines, out=out,
@@ -112,8 +110,8 @@ def run_finetuning(
             "encoder_before": trained["encoder_before"], "encoder_after": trained["encoder_after"],
         },
         "data": inputs.facts,
-        "titles": {FINETUNED: f"Fine-tuned {encoder.name} ({config.model.mode})"}
-        | {name: one.title for name, one in baselines.items()},
+        "titles": {name: f"Fine-tuned {encoder.name} ({mode})" for name, mode in finetuned_modes(config).items()}
+        | {name: one.title for name, one in known.items()},
         **score_rows(rows, Scoring(inputs=inputs, config=config)),
         "config": resolved(config),
         "versions": library_versions(),
@@ -121,62 +119,3 @@ def run_finetuning(
     write_outputs(out, results, rows=rows, inputs=inputs)
     logger.info("wrote %s", out)
     return FinetuneTable(results=results, inputs=inputs)
-
-
-def _require_same_run(out: Path, config: FinetuneConfig, *, resume: bool) -> None:
-    """Refuse a folder that holds another run, or one that would be overwritten.
-
-    Raises
-    ------
-    FileExistsError
-        There is a run, and it is not to be resumed.
-    ValueError
-        It is of another config; the message names what differs.
-    """
-    record = out / "run.json"
-    if not record.is_file():
-        return
-    if not resume:
-        raise FileExistsError(f"{out.name} holds a run; go on with it by --resume, or choose another --out")
-    held = _flat(json.loads(record.read_text(encoding="utf-8"))["config"])
-    asked = _flat(resolved(config))
-    differing = [
-        key for key in sorted(held.keys() | asked.keys())
-        if held.get(key) != asked.get(key) and not key.startswith(_HARMLESS)
-    ]  # fmt: skip
-    if differing:
-        first = differing[0]
-        raise ValueError(
-            f"{out.name} holds a run with another config: {first} is {held.get(first)!r} there, "
-            f"{asked.get(first)!r} here{f', and {len(differing) - 1} more' * (len(differing) > 1)}; choose "
-            "another --out"
-        )
-
-
-def _start(out: Path, config: FinetuneConfig, inputs: FinetuneInputs) -> None:
-    """Write the record of the run, or refuse to go on with other cells."""
-    record = out / "run.json"
-    facts = {"config": resolved(config), "data": inputs.facts}
-    if record.is_file():
-        held = json.loads(record.read_text(encoding="utf-8"))["data"]["files"]
-        if held != inputs.facts["files"]:
-            raise ValueError(
-                f"{out.name} holds a run on other cells: {held[0]['name']}; choose another --out"
-            )
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(record, facts | {"versions": library_versions()})
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(content, dict):
-        return {
-            k: v
-            for key, value in content.items()
-            for k, v in _flat(value, f"{prefix}.{key}".strip(".")).items()
-        }
-    if isinstance(content, list) and content and isinstance(content[0], dict):
-        return {
-            k: v for number, one in enumerate(content) for k, v in _flat(one, f"{prefix}.{number}").items()
-        }
-    return {prefix: content}

@@ -100,7 +100,8 @@ def terminal_tables(results: dict[str, Any]) -> list[tuple[str, list[str], list[
         measures = [main, *(one for one in _SHOWN[task["kind"]] if one != main)][:4]
         whole = labels == "all"
         draws = len({row["draw"] for row in task["few_shot"]})
-        title = f"{name}, {'all labels' if whole else f'{labels} labels a class, mean of {draws} draws'}"
+        few = f"{labels} label{'s' * (labels != '1')} a class, mean of {draws} draw{'s' * (draws != 1)}"
+        title = f"{name}, {'all labels' if whole else few}"
         heads = ["method", *(_WORDS.get(one, one.replace("_", " ")) for one in measures)]
         heads[2:2] = ["95 %", "fine-tuned less this"] if whole else []
         rows = []

@@ -18,6 +18,7 @@ import numpy as np
 
 from geneformer_grn._runtime import atomic_path, logger, plain_json
 from geneformer_grn.training.finetune_config import FinetuneConfig
+from geneformer_grn.training.finetune_settings import Mode
 from geneformer_grn.training.splits import few_shot
 from geneformer_grn.training.supervision import Prediction, Split, Task
 from geneformer_grn.workflows.finetune_inputs import FinetuneInputs
@@ -29,6 +30,23 @@ if TYPE_CHECKING:
 
 FINETUNED = "finetuned"
 """Name of the row of the model that the run is about."""
+
+
+def finetuned_modes(config: FinetuneConfig) -> dict[str, Mode]:
+    """Return the rows of fine-tuned models and the mode of each: the run's own, then the curve's others."""
+    return {FINETUNED: config.model.mode} | {
+        few_shot_row(config, mode): mode for mode in few_shot_modes(config)
+    }
+
+
+def few_shot_modes(config: FinetuneConfig) -> tuple[Mode, ...]:
+    """Return the modes of the learning curve, that of its goals first."""
+    return config.evaluation.few_shot_modes or (config.model.mode,)
+
+
+def few_shot_row(config: FinetuneConfig, mode: Mode) -> str:
+    """Return the name of a mode's row in the learning curve."""
+    return FINETUNED if mode == config.model.mode else f"{FINETUNED}_{mode}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,6 +129,17 @@ def choose_baselines(config: FinetuneConfig, tasks: Sequence[Task]) -> dict[str,
     return {name: one for name, one in fitting.items() if not one.extra}
 
 
+def methods_of(condition: Condition, work: Work) -> dict[str, Mode | Baseline]:
+    """Return what runs on a condition by name of the row: fine-tuned models by their mode, then baselines."""
+    config = work.config
+    few = config.evaluation.few_shot_baselines
+    if condition.per_class is None:
+        return {FINETUNED: config.model.mode, **work.baselines}
+    known = all_baselines(config.level)
+    chosen = work.baselines if few is None else {name: known[name] for name in known if name in few}
+    return {few_shot_row(config, mode): mode for mode in few_shot_modes(config)} | chosen
+
+
 def all_baselines(level: str) -> dict[str, Baseline]:
     """Return every baseline of cells or of genes by name."""
     from geneformer_grn.evaluation import gene_baselines, label_baselines
@@ -142,36 +171,33 @@ class Work:
 
 def compute_rows(work: Work, conditions: Sequence[Condition]) -> Iterator[Row]:
     """Yield every row, reading those that an earlier run finished."""
-    few = work.config.evaluation.few_shot_baselines
     for condition in conditions:
-        names = [FINETUNED, *work.baselines]
-        if condition.per_class is not None and few is not None:
-            names = [name for name in names if name == FINETUNED or name in few]
         data = replace(work.data, unlabelled=condition.unlabelled) if len(condition.unlabelled) else work.data
-        for name in names:
+        for name, method in methods_of(condition, work).items():
             path = work.out / "rows" / f"{condition.key}.{name}.npz"
             predictions = _read_row(path)
             if predictions is None:
                 logger.info("%s: %s", condition.split.name or "the split", name)
-                predictions = _finetuned(work, condition) if name == FINETUNED else _baseline(
-                    work.baselines[name], data, work, condition
-                )  # fmt: skip
+                predictions = (
+                    _finetuned(work, condition, name, method)
+                    if isinstance(method, str)
+                    else _baseline(method, data, work, condition)
+                )
                 _write_row(path, predictions)
             yield Row(method=name, condition=condition, predictions=tuple(predictions))
 
 
-def _finetuned(work: Work, condition: Condition) -> list[Prediction]:
-    """Return the fine-tuned model's predictions of all tasks; the first fold's model is kept."""
+def _finetuned(work: Work, condition: Condition, name: str, mode: Mode) -> list[Prediction]:
+    """Return a fine-tuned model's predictions of all tasks; the first fold's model is kept."""
     from geneformer_grn.model.head_files import save_finetuned
     from geneformer_grn.training.finetune import finetune
 
     inputs, config = work.inputs, work.config
-    progress = work.out / "rows" / f"{condition.key}.progress"
+    progress = work.out / "rows" / f"{condition.key}.{name}.progress"
     weights = {section.name: section.weight for section in config.tasks}
     result = finetune(
         work.encoder, inputs.ranked, inputs.tasks, {config.level: condition.split},
-        config.settings(few_shot=condition.per_class is not None),
-        out=progress, seed=config.run.seed, resume=True, weights=weights,
+        config.settings(mode), out=progress, seed=config.run.seed, resume=True, weights=weights,
     )  # fmt: skip
     units = condition.split.test
     cells = units if config.level == "cell" else None

@@ -17,7 +17,13 @@ from geneformer_grn.evaluation.labels import compare_predictions, score_labels
 from geneformer_grn.training.finetune_config import FinetuneConfig, GoalSection
 from geneformer_grn.training.supervision import MISSING, Prediction, Task
 from geneformer_grn.workflows.finetune_inputs import FinetuneInputs
-from geneformer_grn.workflows.finetune_rows import FINETUNED, Row
+from geneformer_grn.workflows.finetune_rows import (
+    FINETUNED,
+    Row,
+    few_shot_modes,
+    few_shot_row,
+    finetuned_modes,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,6 +107,8 @@ def _task_results(
     cards: dict[str, Any] = {}
     for method, found in by_method.items():
         whole = {repeat: one for (labels, repeat), one in found.items() if labels is None}
+        if not whole:  # of the learning curve alone
+            continue
         card = score_labels(task, whole[0], **scoring.how)
         card |= _by_donor(task, whole[0], scoring)
         parts = cast("list[dict[str, Any]]", whole[0].details["parts"])
@@ -118,8 +126,10 @@ def _task_results(
             card["repeats"] = {measure: again}
         cards[method] = card
     against = {
-        method: compare_predictions(task, by_method[FINETUNED][None, 0], found[None, 0], **scoring.how)
-        for method, found in by_method.items()
+        method: compare_predictions(
+            task, by_method[FINETUNED][None, 0], by_method[method][None, 0], **scoring.how
+        )
+        for method in cards
         if method != FINETUNED
     }
     result: dict[str, Any] = {
@@ -129,7 +139,7 @@ def _task_results(
     }  # fmt: skip
     first = task.name == scoring.inputs.tasks[0].name
     goals = scoring.config.evaluation.goals if first else ()
-    result["goals"] = [_judged(goal, result) for goal in goals]
+    result["goals"] = [_judged(goal, result, scoring.config) for goal in goals]
     return result
 
 
@@ -193,15 +203,18 @@ def _by_donor(task: Task, prediction: Prediction, scoring: Scoring) -> dict[str,
     return {"donors": {"n": len(donors), "accuracy": card["accuracy"], "auroc": card["auroc"], "calls": rows}}
 
 
-def _judged(goal: GoalSection, result: dict[str, Any]) -> dict[str, Any]:
+def _judged(goal: GoalSection, result: dict[str, Any], config: FinetuneConfig) -> dict[str, Any]:
     """Return the goal with what was found and whether it is met."""
-    where = "all labels" if goal.labels is None else f"{goal.labels} labels a class"
+    modes = finetuned_modes(config)
+    name = FINETUNED if goal.labels is None else few_shot_row(config, few_shot_modes(config)[0])
+    where = "all labels" if goal.labels is None else f"{goal.labels} labels a class (mode {modes[name]})"
     found: dict[str, Any] = {"measure": goal.measure, "labels": goal.labels}
     if goal.labels is None:
         figures = {name: card[goal.measure] for name, card in result["methods"].items()}
     else:
         figures = few_shot_means(result["few_shot"], goal.measure)[goal.labels]
-    ours = figures.pop(FINETUNED)
+    ours = figures[name]
+    figures = {rival: value for rival, value in figures.items() if rival not in modes}
     if goal.at_least is not None:
         met = ours >= goal.at_least
         text = f"{goal.measure} {ours:.3f} with {where}; goal at least {goal.at_least:g}"

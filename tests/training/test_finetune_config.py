@@ -37,9 +37,9 @@ def test_defaults_and_overrides(config_file):
     assert config.settings().optim.lr == 1e-5
     assert config.split.rule().groups_are == "donor"
     assert config.level == "cell"
-    frozen = read_finetune_config(config_file, ["evaluation.few_shot_mode=frozen"])
+    frozen = read_finetune_config(config_file, ['evaluation.few_shot_modes=["frozen"]'])
     assert frozen.settings().model.mode == "full"
-    assert frozen.settings(few_shot=True).model.mode == "frozen"
+    assert frozen.settings("frozen").model.mode == "frozen"
     generated = read_finetune_config(config_file, ["data.generate=planted_disease"])
     assert generated.data.files == (), "one source takes the place of the other"
 

@@ -1,11 +1,17 @@
-"""A checkpoint as pretraining leaves it: with its baseline and the record of its training."""
+"""A checkpoint as pretraining leaves it, with the record of its training; a small fine-tuning run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from geneformer_grn.training.finetune_config import FinetuneConfig
+    from geneformer_grn.workflows.finetune import FinetuneTable
 
 CONFIG = """
 [data]
@@ -93,3 +99,57 @@ def results_file(trained: Trained, tmp_path_factory) -> Path:
     settings = EvaluateSettings(device="cpu", max_cells=15, seed=4)
     evaluate_model(trained.folder, trained.held_out, settings, out=out)
     return out
+
+
+@pytest.fixture(scope="session")
+def labelled_cells(tiny_adata, tmp_path_factory) -> Path:
+    """The tiny cells with eight donors, a label known for 3 of 4 of them, and a number."""
+    import numpy as np
+
+    adata = tiny_adata.copy()
+    adata.obs["donor"] = [f"d{number % 8}" for number in range(adata.n_obs)]
+    adata.obs["partly"] = [
+        "unknown" if number % 4 == 0 else str(label) for number, label in enumerate(adata.obs["cell_type"])
+    ]
+    adata.obs["counts"] = np.asarray(adata.X.sum(axis=1)).ravel()
+    path = tmp_path_factory.mktemp("labelled") / "cells.h5ad"
+    adata.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finetune_keys(labelled_cells, tiny_checkpoint) -> dict[str, Any]:
+    """A config of a small fine-tuning run, as keys."""
+    return {
+        "name": "small",
+        "data": {"files": [str(labelled_cells)]},
+        "model": {"checkpoint": str(tiny_checkpoint), "mode": "full"},
+        "optim": {"epochs": 2, "min_steps": 0, "token_budget": 512},
+        "tasks": [{"name": "cell_type"}],
+        "split": {"by": "donor"},
+        "evaluation": {
+            "baselines": ["majority", "hvg_pca_logistic"], "few_shot": [2], "few_shot_draws": 2,
+            "bootstrap": 50,
+            "goals": [
+                {"measure": "auroc", "at_least": 0.1},
+                {"measure": "auroc", "labels": 2, "ahead_by": 2.0},
+            ],
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def finetune_config(finetune_keys) -> Callable[..., FinetuneConfig]:
+    """Return that config with some sections in place of its own."""
+    from geneformer_grn.training.finetune_config import FinetuneConfig
+
+    return lambda **sections: FinetuneConfig.model_validate(finetune_keys | sections)
+
+
+@pytest.fixture(scope="session")
+def finetune_run(finetune_config, tmp_path_factory) -> tuple[Path, FinetuneTable]:
+    """The folder of that run and what it found."""
+    from geneformer_grn.workflows.finetune import run_finetuning
+
+    out = tmp_path_factory.mktemp("run") / "out"
+    return out, run_finetuning(finetune_config(), out)
