@@ -39,6 +39,14 @@ def pretrain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in DIR.")
     ] = False,
+    branch_from: Annotated[
+        str | None,
+        typer.Option(
+            "--branch-from",
+            metavar="RUN_DIR@STEP",
+            help="Begin at this checkpoint of another run; only length and decline may differ.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print size, steps, arithmetic, memory and hours, and exit.")
     ] = False,
@@ -89,9 +97,11 @@ def pretrain(
                 "--cells, --mean-length and --processes belong to --dry-run; a run reads its corpus"
             )
         else:
+            from geneformer_grn.training.branching import read_branch_point
             from geneformer_grn.training.pretrain import run_pretraining
 
-            summary.update(run_pretraining(settings, out, resume=resume))
+            point = None if branch_from is None else read_branch_point(branch_from)
+            summary.update(run_pretraining(settings, out, resume=resume, branch_from=point))
     if not dry_run and not summary["finished"]:
         raise typer.Exit(130)
 

@@ -14,7 +14,7 @@ import errno
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,16 +102,21 @@ def save_training_state(
     OSError
         The disk is full; the checkpoints before are all there.
     """
-    folder = out / FOLDER / f"step-{position.step:08d}"
+    folder = checkpoint_folder(out, position.step)
     with full_disk_told(out, saving=True), atomic_path(folder) as temporary:
         temporary.mkdir()
         torch.save(dict(state), temporary / "state.pt")
         if export is not None:
             export(temporary / "model")
-        write_json(temporary / "position.json", {"position": asdict(position), "facts": dict(facts)})
+        write_position(temporary, position, facts)
     for old in _folders(out)[keep_last:]:
         shutil.rmtree(old)
     return folder
+
+
+def write_position(folder: Path, position: Position, facts: Mapping[str, Any]) -> None:
+    """Write ``position.json`` of a checkpoint's folder."""
+    write_json(folder / "position.json", {"position": asdict(position), "facts": dict(facts)})
 
 
 @contextlib.contextmanager
@@ -161,14 +166,40 @@ def load_newest(out: Path) -> Checkpoint | None:
     """
     for folder in _folders(out):
         try:
-            content = json.loads((folder / "position.json").read_text(encoding="utf-8"))
-            state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-            return Checkpoint(
-                state["model"], state["optimizer"], Position(**content["position"]), content["facts"]
-            )
+            return _load(folder)
         except _UNREADABLE as error:
             logger.warning("checkpoint %s cannot be read (%s); trying the one before", folder.name, error)
     return None
+
+
+def load_step(out: Path, step: int) -> Checkpoint:
+    """Read the checkpoint of one step.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none; the message says which there are.
+    ValueError
+        It cannot be read.
+    """
+    folder = checkpoint_folder(out, step)
+    if not folder.is_dir():
+        there = ", ".join(f"{int(path.name.removeprefix('step-')):,}" for path in reversed(_folders(out)))
+        raise FileNotFoundError(
+            f"{out} holds no checkpoint of step {step:,}; steps there: {there or 'none'} (a run keeps "
+            "run.keep_last of them, one every run.checkpoint_every steps)"
+        )
+    try:
+        return _load(folder)
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"checkpoint {folder.name} of {out} cannot be read ({error}); use another"
+        ) from error
+
+
+def checkpoint_folder(out: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies in a run's folder, there or not."""
+    return out / FOLDER / f"step-{step:08d}"
 
 
 def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: AnyOptimizer) -> None:
@@ -182,8 +213,17 @@ def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: AnyOptimi
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def require_same_run(
+    saved: Mapping[str, Any], now: Mapping[str, Any], *, besides: Collection[str] = ()
+) -> None:
     """Raise if a run would go on with another config or on other data than it began with.
+
+    Parameters
+    ----------
+    saved, now
+        Facts of the checkpoint and of the run that goes on, see `save_training_state`.
+    besides
+        Keys that may differ beside `HARMLESS_KEYS`.
 
     Raises
     ------
@@ -193,7 +233,7 @@ def require_same_run(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = [
         f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*saved, *now})
-        if key not in HARMLESS_KEYS and saved.get(key) != now.get(key)
+        if key not in HARMLESS_KEYS and key not in besides and saved.get(key) != now.get(key)
     ]
     if changed:
         raise ValueError(
@@ -212,6 +252,12 @@ def remove_leftovers(out: Path) -> None:
     for parent in (out, out / FOLDER):
         for leftover in parent.glob(".geneformer-grn-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _load(folder: Path) -> Checkpoint:
+    content = json.loads((folder / "position.json").read_text(encoding="utf-8"))
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    return Checkpoint(state["model"], state["optimizer"], Position(**content["position"]), content["facts"])
 
 
 def _folders(out: Path) -> list[Path]:

@@ -224,6 +224,9 @@ HARMLESS_KEYS = frozenset(
     }
 )
 
+# What may differ besides when a run branches off: the learning rates before the branch are compared instead.
+SCHEDULE_KEYS = frozenset({"optim.schedule", "optim.decay_share", "optim.final_lr_share"})
+
 
 def read_config(path: Path | str, overrides: Sequence[str] = ()) -> PretrainConfig:
     """Read a config file and lay ``key=value`` overrides over it.

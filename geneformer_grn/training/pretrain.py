@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,8 @@ from geneformer_grn.model.encoder import ModelConfig, new_model, save_checkpoint
 from geneformer_grn.model.objectives import recompute_activations
 from geneformer_grn.training import checkpoints
 from geneformer_grn.training.attention import choose_attention
-from geneformer_grn.training.config import PretrainConfig, flat_config
+from geneformer_grn.training.branching import copy_branch_point, require_same_rates
+from geneformer_grn.training.config import SCHEDULE_KEYS, PretrainConfig, flat_config
 from geneformer_grn.training.data import PretrainingData, open_data
 from geneformer_grn.training.failing import failing_together
 from geneformer_grn.training.flops import peak_flops
@@ -69,7 +71,13 @@ def plan_run(config: PretrainConfig, *, world_size: int | None = None) -> dict[s
     return plan_steps(config, data.corpus.lengths, data.vocabulary, data.batches, world_size=world_size)
 
 
-def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = False) -> dict[str, Any]:
+def run_pretraining(
+    config: PretrainConfig,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    branch_from: tuple[Path, int] | None = None,
+) -> dict[str, Any]:
     """Pretrain a model and export it; in each of several processes if a launcher started them.
 
     Parameters
@@ -80,6 +88,9 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
         Folder of the run, made if needed.
     resume
         Go on from the newest readable checkpoint in `out`; begin where there is none.
+    branch_from
+        Begin at the checkpoint of this step of the run in this folder, which stays as it is; see
+        `require_same_rates`. What that run did up to there counts as done in `out`.
 
     Returns
     -------
@@ -90,6 +101,8 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
     ------
     FileExistsError
         `out` holds a run and `resume` is False.
+    FileNotFoundError
+        A corpus is not there, or the checkpoint to branch from.
     ValueError
         The config does not fit the checkpoint, the data do not fit the config, held-out cells are trained on,
         the loss is not finite, or the GPU's memory does not hold a batch.
@@ -110,18 +123,25 @@ def run_pretraining(config: PretrainConfig, out: Path | str, *, resume: bool = F
         log_with=None if config.run.tracker == "off" else config.run.tracker,
     )
     with failing_together(), checkpoints.full_disk_told(Path(out)):
-        summary = _run_pretraining(config, Path(out), accelerator, resume=resume)
+        summary = _run_pretraining(config, Path(out), accelerator, resume=resume, branch_from=branch_from)
     accelerator.state.destroy_process_group()
     return summary
 
 
 def _run_pretraining(
-    config: PretrainConfig, out: Path, accelerator: Accelerator, *, resume: bool
+    config: PretrainConfig,
+    out: Path,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+    branch_from: tuple[Path, int] | None,
 ) -> dict[str, Any]:
     data = open_data(config)
     require_usable(out, resume=resume)
+    if branch_from is not None and branch_from[0].absolute() == out.absolute():
+        raise ValueError(f"a branch of {out} needs a folder of its own; give another --out")
     accelerator.wait_for_everyone()  # nobody writes into `out` before everybody has looked
-    run = _start(config, out, data, accelerator, resume=resume)
+    run = _start(config, out, data, accelerator, resume=resume, branch_from=branch_from)
     share = Share(accelerator.process_index, accelerator.num_processes, config.optim.accumulation)
     start = (run.position.epoch, run.position.batch)
     steps = training_steps(data.corpus, data.vocabulary, data.batches, share=share, start=start)
@@ -191,29 +211,43 @@ def export(
 
 
 def _start(
-    config: PretrainConfig, out: Path, data: PretrainingData, accelerator: Accelerator, *, resume: bool
+    config: PretrainConfig,
+    out: Path,
+    data: PretrainingData,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+    branch_from: tuple[Path, int] | None,
 ) -> Run:
     """Return a run at its beginning or at its newest checkpoint, and record what it is in ``run.json``."""
     checkpoint = checkpoints.load_newest(out) if resume else None
+    branch = branch_from if checkpoint is None else None  # a branch that is under way is a run like any other
+    if branch is not None:
+        checkpoint = checkpoints.load_step(*branch)
     before = None if checkpoint is None else checkpoint.facts.get("attention")
     attention = choose_attention(config, data, accelerator, before=before)
     per_step = accelerator.num_processes * config.optim.accumulation
     known = {"attention": attention, "batches a step": per_step}
     facts = plain_json(flat_config(config) | _identity(data.corpus) | known)
+    plan = plan_steps(
+        config, data.corpus.lengths, data.vocabulary, data.batches, world_size=accelerator.num_processes
+    )
     if checkpoint is not None:
-        checkpoints.require_same_run(checkpoint.facts, facts)
+        checkpoints.require_same_run(checkpoint.facts, facts, besides=() if branch is None else SCHEDULE_KEYS)
+        if branch is not None:
+            require_same_rates(branch, config.optim, total_steps=plan["steps"])
+            checkpoint = replace(checkpoint, position=replace(checkpoint.position, best_loss=None))
         if (formerly := checkpoint.facts.get("batches a step")) != per_step:
             logger.warning(
                 "a step was %s packed batches (processes x optim.accumulation), from here on it is %s",
                 formerly, per_step,
             )  # fmt: skip
     position = checkpoint.position if checkpoint is not None else checkpoints.Position()
-    plan = plan_steps(
-        config, data.corpus.lengths, data.vocabulary, data.batches, world_size=accelerator.num_processes
-    )
     if accelerator.is_main_process:
         _make_folder(out)
         checkpoints.remove_leftovers(out)
+        if branch is not None:
+            copy_branch_point(branch, out, position, facts)
         record = {"config": config.model_dump(), "plan": plan, "vocabulary": data.vocabulary.fingerprint}
         write_json(out / "run.json", record | {"versions": library_versions()})
         logger.info(
