@@ -1,0 +1,53 @@
+"""How the site is built: the repository's own Markdown, and a reference read from the docstrings.
+
+The source folder is the repository itself, so that a link between two pages is the same file on a code host
+and on the site. Nothing is fetched: no intersphinx, no fonts, no images from elsewhere.
+"""
+
+from geneformer_grn import __version__
+
+project = "geneformer-grn"
+author = "The geneformer-grn authors"
+project_copyright = author
+version = release = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+]
+root_doc = "docs/index"
+source_suffix = {".md": "markdown"}
+include_patterns = [
+    "docs/**",
+    "benchmarks/README.md",
+    "finetune/README.md",
+    "geneformer_grn/_demo/SOURCE.md",
+    "geneformer_grn/genes/data/SOURCES.md",
+    "model_cards/*.md",
+    "pretrain/README.md",
+    "pretrain/corpora/*.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+]
+# Folders that the search for pages would otherwise walk through.
+exclude_patterns = [".*", "build", "dist", "runs", "scratch", "demo_out", "tests", "docs/_build"]
+
+myst_heading_anchors = 3
+
+autosummary_generate = False
+autodoc_member_order = "alphabetical"
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+# Docstrings set code in single backticks.
+default_role = "code"
+
+html_theme = "furo"
+html_title = f"geneformer-grn {release}"
+html_extra_path = ["site"]
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
