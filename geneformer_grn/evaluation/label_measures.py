@@ -17,7 +17,6 @@ CLASS_MEASURES = (
     "accuracy", "balanced_accuracy", "macro_f1", "precision", "recall", "auroc", "auprc", "brier", "ece",
 )  # fmt: skip
 ORDINAL_MEASURES = ("quadratic_kappa", "mae")
-VALUE_MEASURES = ("r2", "mae", "spearman")
 LOWER_IS_BETTER = frozenset({"brier", "ece", "mae"})
 N_BINS = 10
 

@@ -1,18 +1,26 @@
-"""What the plotting verbs share: choosing the rows of one group, method or source."""
+"""What the plotting verbs share: choosing the rows of one group, method, readout, state or source."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 
-def choose_rows(table: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
-    """Return the rows of `table` whose `column` is `value`; all rows where `value` is None.
+def choose_rows(table: pd.DataFrame, **wanted: str | None) -> pd.DataFrame:
+    """Return the rows of `table` whose columns have the values asked for.
+
+    A column that None is asked of may then hold one value only: what is asked for is chosen first.
 
     Raises
     ------
     ValueError
-        `value` is None and the column holds several, or no row has `value`.
+        None is asked of a column that holds several values, or no row has a value.
     """
+    for column, value in sorted(wanted.items(), key=lambda item: item[1] is None):
+        table = _rows_with(table, column, value)
+    return table
+
+
+def _rows_with(table: pd.DataFrame, column: str, value: str | None) -> pd.DataFrame:
     if column not in table:
         if value is None:
             return table

@@ -46,4 +46,4 @@ def effects(
     from geneformer_grn.pl._choose import choose_rows
     from geneformer_grn.report.figures import effects_figure
 
-    return effects_figure(choose_rows(effects, "group", group), n_genes=n_genes, width=width)
+    return effects_figure(choose_rows(effects, group=group), n_genes=n_genes, width=width)

@@ -195,7 +195,7 @@ def driver_genes(drivers: pd.DataFrame, *, method: str | None = None, n_genes: i
     from geneformer_grn.pl._choose import choose_rows
     from geneformer_grn.report.label_figures import driver_genes_figure
 
-    return driver_genes_figure(choose_rows(drivers, "method", method), n_genes=n_genes)
+    return driver_genes_figure(choose_rows(drivers, method=method), n_genes=n_genes)
 
 
 def _scored(

@@ -61,14 +61,14 @@ def network(
     from geneformer_grn.report.network_figure import network_figure, network_panels_figure
 
     if group is None or isinstance(group, str):
-        rows = choose_rows(choose_rows(edges, "group", group), "method", method)
+        rows = choose_rows(edges, group=group, method=method)
         return network_figure(rows, n_edges=n_edges, size=size, legend=legend)
     if not group:
         raise ValueError("no group was asked for; pass group=None, a name or several")
     for name in group:
-        choose_rows(edges, "group", name)
+        choose_rows(edges, group=name)
     inside = edges[edges["group"].astype(str).isin(list(group)).to_numpy()]
-    rows = choose_rows(inside, "method", method)
+    rows = choose_rows(inside, method=method)
     return network_panels_figure(rows, list(group), n_edges=n_edges, size=size, legend=legend)
 
 
@@ -118,11 +118,11 @@ def network_differences(
     from geneformer_grn.pl._choose import choose_rows
     from geneformer_grn.report.network_differences_figure import differences_figure, weights_of_groups
 
-    rows = choose_rows(table, "method", method)
+    rows = choose_rows(table, method=method)
     if "difference" not in rows:
         if between is None:
             raise ValueError("this is a table of edges; pass between=(first, second), two of its groups")
         rows = weights_of_groups(rows, *between)
     elif between is not None:
-        rows = choose_rows(choose_rows(rows, "group_a", between[0]), "group_b", between[1])
+        rows = choose_rows(rows, group_a=between[0], group_b=between[1])
     return differences_figure(rows, n_edges=n_edges, max_q=max_q, size=size)

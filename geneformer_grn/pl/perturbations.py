@@ -46,10 +46,11 @@ def volcano(
     --------
     >>> gg.pl.volcano(effects, group="T cells").savefig("volcano.svg")  # doctest: +SKIP
     """
+    from geneformer_grn.pl._choose import choose_rows
     from geneformer_grn.report.effect_figures import volcano_figure
 
-    effects = _chosen(effects, {"readout": readout, "state": state, "group": group})
-    return volcano_figure(effects, n_labels=n_labels, size=size)
+    rows = choose_rows(effects, readout=readout, state=state, group=group)
+    return volcano_figure(rows, n_labels=n_labels, size=size)
 
 
 def effect_heatmap(
@@ -81,10 +82,11 @@ def effect_heatmap(
     --------
     >>> gg.pl.effect_heatmap(effects, readout="cell").savefig("groups.svg")  # doctest: +SKIP
     """
+    from geneformer_grn.pl._choose import choose_rows
     from geneformer_grn.report.effect_figures import effect_heatmap_figure
 
-    effects = _chosen(effects, {"readout": readout, "state": state})
-    return effect_heatmap_figure(effects, n_genes=n_genes)
+    rows = choose_rows(effects, readout=readout, state=state)
+    return effect_heatmap_figure(rows, n_genes=n_genes)
 
 
 def state_plane(
@@ -126,17 +128,9 @@ def state_plane(
     --------
     >>> gg.pl.state_plane(effects, "diseased", "healthy").savefig("plane.svg")  # doctest: +SKIP
     """
+    from geneformer_grn.pl._choose import choose_rows
     from geneformer_grn.report.effect_figures import state_plane_figure
 
     readout = "state" if "readout" in effects else None
-    effects = _chosen(effects, {"readout": readout, "group": group})
-    return state_plane_figure(effects, start, goal, n_labels=n_labels, size=size)
-
-
-def _chosen(effects: pd.DataFrame, wanted: dict[str, str | None]) -> pd.DataFrame:
-    """Return the rows with the values asked for; what was not asked for may then have one value only."""
-    from geneformer_grn.pl._choose import choose_rows
-
-    for column, value in sorted(wanted.items(), key=lambda item: item[1] is None):
-        effects = choose_rows(effects, column, value)
-    return effects
+    rows = choose_rows(effects, readout=readout, group=group)
+    return state_plane_figure(rows, start, goal, n_labels=n_labels, size=size)

@@ -51,5 +51,5 @@ def propagation(
     from geneformer_grn.pl._choose import choose_rows
     from geneformer_grn.report.figures import propagation_figure
 
-    rows = choose_rows(choose_rows(propagated, "source", source), "group", group)
+    rows = choose_rows(propagated, source=source, group=group)
     return propagation_figure(rows, n_genes=n_genes, width=width)

@@ -95,7 +95,9 @@ class SplitSection(_Section):
 
     def rule(self) -> SplitRule:
         """Return the part that `make_splits` takes."""
-        named = {"random": "group", "family": "gene family"}.get(self.by, self.by)
+        named = {"random": "group", "family": "gene family"}.get(
+            self.by, self.by.split("given:")[0] or "group"
+        )
         return SplitRule(
             scheme=self.scheme, fractions=self.fractions, folds=self.folds, repeats=self.repeats,
             stratify=self.stratify, groups_are=named,

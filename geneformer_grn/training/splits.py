@@ -178,8 +178,8 @@ def require_learnt(split: Split, task: Task, *, groups_are: str = "group") -> No
         names = ", ".join(task.classes[label] for label in sorted(unseen))
         raise ValueError(
             f"{task.name} {names!r} is in the test part of {split.name or 'the split'} and not in train, so "
-            f"nothing could have learnt it; it occurs in too few {groups_are}s: leave it out, or "
-            "split by something finer"
+            f"nothing could have learnt it; where it occurs in too few {groups_are}s leave it out "
+            "(tasks.classes names those to keep), or split by something finer"
         )
 
 

@@ -99,6 +99,7 @@ def run_finetuning(
         baselines=baselines, out=out,
     )  # fmt: skip
     rows = list(compute_rows(work, conditions))
+    titles = {name: f"Fine-tuned {encoder.name} ({mode})" for name, mode in finetuned_modes(config).items()}
     trained = rows[0].predictions[0].details
     results: dict[str, Any] = {
         "kind": "finetune",
@@ -110,8 +111,7 @@ def run_finetuning(
             "encoder_before": trained["encoder_before"], "encoder_after": trained["encoder_after"],
         },
         "data": inputs.facts,
-        "titles": {name: f"Fine-tuned {encoder.name} ({mode})" for name, mode in finetuned_modes(config).items()}
-        | {name: one.title for name, one in known.items()},
+        "titles": titles | {name: one.title for name, one in known.items()},
         **score_rows(rows, Scoring(inputs=inputs, config=config)),
         "config": resolved(config),
         "versions": library_versions(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,8 @@ def open_inputs(config: FinetuneConfig, places: Sequence[Path] = ()) -> Finetune
         tasks = tuple(_task(section, counts, vocabulary, places) for section in config.tasks)
         groups, groups_are = _groups(config, tasks[0], counts, vocabulary)
     splits = _splits(config, tasks, counts, groups)
+    if groups_are == "donor" and config.split.by != "donor":
+        splits = tuple(_saying_of_donors(split, tasks, groups) for split in splits)
     for task in tasks:
         logger.info("task %s: %s", task.name, _described(task))
     logger.info("split: %s.%s", splits[0].rule, f" {config.split.why}" * bool(config.split.why))
@@ -165,6 +167,29 @@ def _splits(
         if not splits:
             raise ValueError(f"split.only_folds names none of the folds: {section.only_folds}")
     return tuple(splits)
+
+
+def _saying_of_donors(split: Split, tasks: Sequence[Task], donors: Any) -> Split:
+    """Return a split that was asked for with what it does to donors in its rule.
+
+    Cells of one donor resemble each other, and where a donor decides the label they give the answer away. It
+    is not refused: the column may say no more than the label does, as of cell lines.
+    """
+    held = [set(donors[units].tolist()) for units in (split.train, split.validation, split.test)]
+    if not (held[0] & held[2] or held[0] & held[1] or held[1] & held[2]):
+        return split
+    rule = f"{split.rule}; cells of one donor are in several parts"
+    for task in tasks:
+        if task.kind == "regression":
+            continue
+        pairs = set(zip(donors[task.labelled].tolist(), task.values[task.labelled].tolist(), strict=True))
+        if len(pairs) == len(set(donors[task.labelled].tolist())):
+            rule += f", and {task.name} never varies within a donor: who knows the donor knows the answer"
+            logger.warning(
+                "task %r never varies within a donor, and donors are in several parts, so the scores say how "
+                "well donors are recognised; use split.by = 'donor'", task.name,
+            )  # fmt: skip
+    return replace(split, rule=rule)
 
 
 def _stratify_by(tasks: Sequence[Task]) -> tuple[np.ndarray, Any]:

@@ -127,3 +127,38 @@ def test_the_two_of_a_matched_pair_lie_in_one_part(finetune_config):
     ):
         with pytest.raises(ValueError, match=message):
             finetune_config(**{"tasks": tasks, "split": {"by": "random"}, "evaluation": {}} | wrong)
+
+
+def test_a_split_of_cells_says_what_it_does_to_donors(finetune_config, labelled_cells, tmp_path, caplog):
+    from anndata import read_h5ad
+
+    adata = read_h5ad(labelled_cells)
+    adata.obs["ill"] = np.where(adata.obs["donor"].isin(["d0", "d1", "d2", "d3"]), "yes", "no")
+    adata.obs["part"] = adata.obs["donor"].map(lambda d: {"d1": "validation", "d2": "test"}.get(d, "train"))
+    path = tmp_path / "ill.h5ad"
+    adata.write_h5ad(path)
+    asked = {"data": {"files": [str(path)]}, "split": {"by": "random"}, "evaluation": {}}
+    rule = open_inputs(finetune_config(**asked)).splits[0].rule
+    assert rule.endswith("; cells of one donor are in several parts")
+    assert "never varies" not in caplog.text
+    rule = open_inputs(finetune_config(**asked, tasks=[{"name": "ill"}])).splits[0].rule
+    assert rule.endswith("ill never varies within a donor: who knows the donor knows the answer")
+    assert "use split.by = 'donor'" in caplog.text
+    for by in ("donor", "given:part"):
+        whole = finetune_config(**asked | {"split": {"by": by}})
+        assert "several parts" not in open_inputs(whole).splits[0].rule
+
+
+def test_a_class_that_a_given_split_only_scores_is_named(finetune_config, labelled_cells, tmp_path):
+    from anndata import read_h5ad
+
+    adata = read_h5ad(labelled_cells)
+    adata.obs["part"] = np.resize(["train", "validation", "test"], adata.n_obs)
+    adata.obs["kind"] = np.where(adata.obs["part"] == "test", "new", adata.obs["cell_type"].astype(str))
+    path = tmp_path / "new.h5ad"
+    adata.write_h5ad(path)
+    config = finetune_config(
+        data={"files": [str(path)]}, split={"by": "given:part"}, tasks=[{"name": "kind"}], evaluation={}
+    )
+    with pytest.raises(ValueError, match=r"kind 'new' is in the test part .* too few groups leave it out"):
+        open_inputs(config)
