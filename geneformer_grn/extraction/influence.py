@@ -2,8 +2,9 @@
 
 The target is masked, and the model asked for it twice: in the cell as it is, and without the regulator. Where
 it now puts the target further back, the regulator spoke for a high rank of it: a positive edge. This is a
-statement about the model, at the price of a pass for every fold of every cell and regulator; cells are
-therefore capped for each regulator, and the price is logged before it is paid.
+statement about the model, at the price of a pass for every fold of every cell and regulator. Only targets are
+ever masked, so that few targets need few folds; cells are capped for each regulator, and the price is logged
+before it is paid.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from geneformer_grn._runtime import logger, progress
-from geneformer_grn.cells.ranking import RankedCells
+from geneformer_grn.cells.ranking import RankedCells, model_input
 from geneformer_grn.extraction.removals import (
     REMOVALS,
     PairTables,
@@ -26,7 +27,8 @@ from geneformer_grn.extraction.removals import (
 )
 from geneformer_grn.model.encoder import Encoder
 from geneformer_grn.network.scored import ScoredPairs
-from geneformer_grn.perturbation.expression import ExpressionSums
+from geneformer_grn.perturbation.edits import InputLayout
+from geneformer_grn.perturbation.expression import ExpressionSums, folds_of
 from geneformer_grn.perturbation.requests import PerturbSettings
 
 READOUTS = ("rank", "nats")
@@ -141,12 +143,12 @@ def influence(
     require_removable(regulators, targets, removals)
     logger.info(
         "influence: %d removals from %d cells, at most %d passes",
-        len(removals.cell), removals.n_cells, most_passes(removals, settings),
+        len(removals.cell), removals.n_cells, most_passes(encoder, ranked, removals, targets, settings),
     )  # fmt: skip
     tables = PairTables(len(regulators), targets, len(vocabulary), ("delta_rank", "delta_nats"))
     with progress(total=len(removals.cell), desc="influence", unit="removal") as bar:
         for piece in pieces(removals, ranked, vocabulary):
-            sums = ExpressionSums(encoder, settings.passes())
+            sums = ExpressionSums(encoder, settings.passes(), asked_for=targets)
             sums.add(
                 removal_tasks(
                     vocabulary, ranked, regulators, piece, kind=settings.removal, seed=settings.seed
@@ -166,15 +168,32 @@ def influence(
     return found
 
 
-def most_passes(removals: Removals, settings: InfluenceSettings) -> int:
+def most_passes(
+    encoder: Encoder,
+    ranked: RankedCells,
+    removals: Removals,
+    targets: np.ndarray,
+    settings: InfluenceSettings,
+) -> int:
     """Return how many cells will be encoded at most: the folds of each cell, and one more for each removal.
 
     Parameters
     ----------
+    encoder, ranked
+        The model, and the cells.
     removals
         As drawn.
+    targets
+        Tokens that are masked.
     settings
-        Says into how many folds the genes of a cell are dealt.
+        Says which share of a cell's genes is masked at a time.
     """
-    n_folds = settings.passes().n_folds
-    return n_folds * removals.n_cells + (n_folds + 1) * len(removals.cell)
+    vocabulary, how = encoder.vocabulary, settings.passes()
+    layout = InputLayout.of(vocabulary)
+    cells, times = np.unique(removals.cell, return_counts=True)
+    folds = []
+    for cell in cells.tolist():
+        ids = model_input(ranked.cell(cell), vocabulary)
+        genes = ids[layout.genes(len(ids))]
+        folds.append(folds_of(int(np.isin(genes, targets).sum()), len(genes), how))
+    return int(np.sum(np.array(folds) * (times + 1) + times))

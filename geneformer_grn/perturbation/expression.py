@@ -10,7 +10,9 @@ The genes of a cell are masked in folds, about 15 % at a time as in training, be
 a thousand passes a cell. The price: what is expected of a gene cannot use the others of its fold. Folds are
 dealt from seed and gene and are the same in every perturbation of a cell, so unperturbed passes are shared.
 Only the fold of the perturbed gene itself needs an unperturbed pass of its own, in which that gene is seen:
-masked there, it could have no effect on its fold.
+masked there, it could have no effect on its fold. Where only some genes are asked for, only they are ever
+masked, and so many fewer folds are needed; the head is then run for their places alone. Its softmax is over
+the whole vocabulary all the same: places are weighed against each other by it.
 """
 
 from __future__ import annotations
@@ -89,20 +91,27 @@ class ExpressionSums:
         The model; all its layers are run.
     settings
         Batch size, share masked at a time, seed of the folds.
+    asked_for
+        ``(n,)`` int tokens whose expectation is wanted; the others are never masked. None: all genes.
 
     Attributes
     ----------
     n_passes
-        Cells encoded so far, unperturbed ones included: about `PerturbSettings.n_folds` for each cell, and
-        one more than that for each task.
+        Cells encoded so far, unperturbed ones included: about `folds_of` for each cell, and one more than
+        that for each task.
     """
 
-    def __init__(self, encoder: Encoder, settings: PerturbSettings) -> None:
+    def __init__(
+        self, encoder: Encoder, settings: PerturbSettings, *, asked_for: np.ndarray | None = None
+    ) -> None:
         self.n_passes = 0
         self._encoder = encoder
         self._settings = settings
         self._layout = InputLayout.of(encoder.vocabulary)
         self._deal = np.random.default_rng(settings.fold_seed).permutation(len(encoder.vocabulary))
+        self._asked_for = np.full(len(encoder.vocabulary), asked_for is None)
+        if asked_for is not None:
+            self._asked_for[asked_for] = True
         self._sums = PairSums(len(encoder.vocabulary), _SUMS)
         self._originals: dict[_Key, Expectation] = {}
 
@@ -133,12 +142,14 @@ class ExpressionSums:
         return self._sums.frame()
 
     def _folds(self, task: Task) -> Iterator[_Fold]:
-        """Yield the folds of a task that hold an unperturbed gene."""
+        """Yield the folds of a task that hold an unperturbed gene that is asked for."""
         positions = self._layout.genes(len(task.cell_ids))
-        n_folds = min(self._settings.n_folds, len(positions))
+        n_genes = len(positions)
+        positions = positions[self._asked_for[task.cell_ids[positions]]]
+        n_folds = folds_of(len(positions), n_genes, self._settings)
         fold_of = np.full(len(task.cell_ids), -1, dtype=np.int64)
         dealt = positions[np.argsort(self._deal[task.cell_ids[positions]])]
-        fold_of[dealt] = np.arange(len(dealt)) % n_folds
+        fold_of[dealt] = np.arange(len(dealt)) % max(n_folds, 1)
         places = np.arange(len(task.cell_ids)) - self._layout.n_front
         edit = task.edit
         fold_of, places = (
@@ -171,6 +182,24 @@ class ExpressionSums:
                 [folds[i].places for i in group],
             )
             yield from zip(group, found, strict=True)
+
+
+def folds_of(n_asked: int, n_genes: int, settings: PerturbSettings) -> int:
+    """Return the passes in which each gene of a cell that is asked for is masked once.
+
+    Parameters
+    ----------
+    n_asked, n_genes
+        Genes of the cell that are asked for, and all of them.
+    settings
+        Says into how many folds all genes are dealt; a fold of some of them is no larger.
+
+    Examples
+    --------
+    >>> folds_of(200, 800, PerturbSettings(masked_share=0.15)), folds_of(800, 800, PerturbSettings())
+    (2, 7)
+    """
+    return min(-(-settings.n_folds * n_asked // max(n_genes, 1)), n_asked)
 
 
 def expression_sums(encoder: Encoder, tasks: Sequence[Task], settings: PerturbSettings) -> pd.DataFrame:
