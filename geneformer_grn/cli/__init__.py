@@ -20,7 +20,7 @@ import typer
 VERBS = (
     "demo", "run", "validate", "genes", "vocab", "import_geneformer", "tokenize", "corpus", "pretrain",
     "finetune", "finetune_search", "annotate", "explain", "embed", "perturb", "perturb_merge", "screen",
-    "network", "network_page", "propagate", "simulate", "evaluate", "card", "info",
+    "network", "network_page", "propagate", "simulate", "evaluate", "card", "publish", "info",
 )  # fmt: skip
 
 _INPUT_ERRNO = {
