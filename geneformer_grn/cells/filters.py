@@ -53,7 +53,7 @@ class ChosenRows:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Rows of a file that a table leaves out, each ``(k,)`` int64, ascending: copies, and for other reasons."""
+    """Rows of a file that a table leaves out, ``(k,)`` int64, ascending: copies, and for other reasons."""
 
     copies: np.ndarray
     others: np.ndarray

@@ -23,6 +23,9 @@ def add(app: typer.Typer) -> None:
     corpus = typer.Typer(
         help="Corpora of tokenized cells: look into, merge, split, make on a cluster.", no_args_is_help=True
     )
+    corpus.command("build", help="From a recipe to a training and a held-out corpus, with their data card.")(
+        build
+    )
     corpus.command("info", help="Say what a corpus is and how to open it.")(info)
     corpus.command("merge", help="Join corpora of one vocabulary; the same cell twice is refused.")(merge)
     corpus.command("split", help="Split by donor, file or cell type; a leak between parts is refused.")(split)
@@ -30,6 +33,34 @@ def add(app: typer.Typer) -> None:
     corpus.command("task", help="Do one share of the work that tokenize --plan planned.")(task)
     corpus.command("finish", help="Join what all shares made to the corpus.")(finish)
     app.add_typer(corpus, name="corpus")
+
+
+def build(
+    recipe: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE.toml", help="What goes in; see docs/corpus.md.", show_default=False),
+    ],
+    *,
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of the recipe's paths.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write.")],
+    include_unlicensed: Annotated[
+        bool, typer.Option("--include-unlicensed", help="Train on files of no stated licence; do not ship.")
+    ] = False,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    seed: options.Seed = 0,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write train, heldout, vocabulary and data card. Killed, the same call goes on."""
+    with verb(quiet=quiet, as_json=as_json, repeatable=True) as summary:
+        from geneformer_grn.workflows.corpus_build import build_corpus
+        from geneformer_grn.workflows.corpus_card_text import card_text
+
+        card = build_corpus(recipe, data, out, include_unlicensed=include_unlicensed, workers=workers)
+        if not quiet:
+            typer.echo(card_text(card))
+        facts = ("parts", "vocabulary", "duplicates", "may_be_shipped", "left_out_for_licence", "recipe")
+        summary |= {"out": out, **{name: card[name] for name in facts}, "seed": seed}
 
 
 def info(

@@ -223,7 +223,9 @@ def recipe_files(recipe: CorpusRecipe, data: Path | str) -> list[CorpusFile]:
     """
     data = Path(data)
     if not data.is_dir():
-        raise FileNotFoundError(f"{data}: no such folder; --data names the one that the recipe's paths are in")
+        raise FileNotFoundError(
+            f"{data}: no such folder; --data names the one that the recipe's paths are in"
+        )
     apart = _found(recipe.keep_apart.files, data, "[keep_apart] files")
     held_out = _found(recipe.held_out.files, data, "[held_out] files")
     train = _found(recipe.files.cells, data, "[files] cells")
@@ -233,7 +235,7 @@ def recipe_files(recipe: CorpusRecipe, data: Path | str) -> list[CorpusFile]:
     for role, others in (("held out", held_out), ("kept apart", apart)):
         if both := sorted(named & others.keys()):
             raise ValueError(
-                f"{both[0]} is named in [files] cells, to be trained on, and is {role}, too; take it out of one"
+                f"{both[0]} is named in [files] cells to be trained on, and {role}, too; take it out of one"
             )
     train = {place: path for place, path in train.items() if place not in held_out and place not in apart}
     about = _about(recipe, {**train, **held_out, **apart})
