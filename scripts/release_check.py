@@ -25,7 +25,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 LARGEST_WHEEL = 40_000_000
 LEFTOVERS = re.compile(
-    r"(^|/)(\.git|\.venv|\.\w+_cache|__pycache__|out|runs|scratch|dist|build|demo_out|site)/|\.(pyc|nb[ci]|whl|log)$"
+    r"(^|/)(\.git|\.venv|\.\w+_cache|__pycache__|out|runs|scratch|dist|build|demo_out)/|\.(pyc|nb[ci]|whl|log)$"
 )
 IN_THE_SDIST = ("tests/conftest.py", "docs/input.md", "tokenizers/human/genes.tsv", "README.md", "LICENSE",
                 "CHANGELOG.md", "pretrain/README.md", "scripts/setup.sh", "Makefile")  # fmt: skip
