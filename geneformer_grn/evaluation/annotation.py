@@ -18,7 +18,7 @@ from geneformer_grn.evaluation.label_data import LabelData, Predict, Taught, tau
 from geneformer_grn.evaluation.label_features import standardised, variable_genes
 from geneformer_grn.evaluation.label_measures import classification_measures
 from geneformer_grn.evaluation.linear_fits import fit_linear
-from geneformer_grn.evaluation.novelty import Looks, fit_novelty
+from geneformer_grn.evaluation.novelty import Looks, fit_novelty, neighbour_distances, usual_distances
 from geneformer_grn.training.splits import SplitRule, make_splits
 from geneformer_grn.training.supervision import Split, Task
 
@@ -235,12 +235,14 @@ def _novelty(
     n_classes = len(task.classes)
     near, far = [], []
     for fold in folds:
-        of_test, of_query = _distances(fold.places, fold.parts.train, (fold.split.test, query), settings)
+        of_test, of_query = neighbour_distances(
+            fold.places, fold.parts.train, (fold.split.test, query), settings.neighbours
+        )
         near.append(of_test)
         far.append(of_query)
     predicted, called = held_out.argmax(axis=1), scores.argmax(axis=1)
     distances = np.concatenate(near)
-    usual = _usual(distances, predicted, n_classes)
+    usual = usual_distances(distances, predicted, n_classes)
     known = Looks(held_out.max(axis=1), distances / usual[predicted])
     looks = Looks(scores.max(axis=1), np.mean(far, axis=0) / usual[called])
     left_out: dict[str, Looks] = {}
@@ -275,32 +277,5 @@ def _without_class(
         return None
     predict = _learnt(fold.features, task, train, settings.seed)
     scores = with_temperature(predict(cells), temperature)
-    (distances,) = _distances(fold.places, train, (cells,), settings)
+    (distances,) = neighbour_distances(fold.places, train, (cells,), settings.neighbours)
     return Looks(scores.max(axis=1), distances / usual[scores.argmax(axis=1)])
-
-
-def _distances(
-    places: np.ndarray, reference: np.ndarray, asked: tuple[np.ndarray, ...], settings: AnnotationSettings
-) -> list[np.ndarray]:
-    """Return the mean distance of cells to their nearest reference cells."""
-    from sklearn.neighbors import NearestNeighbors
-
-    k = min(settings.neighbours, len(reference))
-    index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(places[reference])
-    return [
-        np.asarray(index.kneighbors(places[cells])[0].mean(axis=1), dtype=np.float64)
-        if len(cells)
-        else np.empty(0)
-        for cells in asked
-    ]
-
-
-def _usual(distances: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return the median distance of held-out cells by predicted class, ``(n_classes,)``; of all, if none."""
-    overall = max(float(np.median(distances)), 1e-9)
-    medians = np.full(n_classes, overall)
-    for label in range(n_classes):
-        own = distances[predicted == label]
-        if len(own) >= 3:
-            medians[label] = max(float(np.median(own)), 1e-9)
-    return medians

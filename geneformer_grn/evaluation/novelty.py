@@ -112,3 +112,30 @@ def _weights(known: Looks, novel: list[Looks]) -> tuple[float, float]:
     model.fit(features / scale, np.arange(len(features)) >= sizes[0], sample_weight=weight)
     fitted = np.maximum(model.coef_[0] / scale, 0.0)  # being surer, or nearer, is never a sign of the unknown
     return (float(fitted[0]), float(fitted[1])) if fitted.any() else (0.0, 1.0)
+
+
+def neighbour_distances(
+    places: np.ndarray, reference: np.ndarray, asked: tuple[np.ndarray, ...], neighbours: int
+) -> list[np.ndarray]:
+    """Return the mean distance of cells to their nearest reference cells."""
+    from sklearn.neighbors import NearestNeighbors
+
+    k = min(neighbours, len(reference))
+    index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(places[reference])
+    return [
+        np.asarray(index.kneighbors(places[cells])[0].mean(axis=1), dtype=np.float64)
+        if len(cells)
+        else np.empty(0)
+        for cells in asked
+    ]
+
+
+def usual_distances(distances: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return the median distance of held-out cells by predicted class, ``(n_classes,)``; of all, if none."""
+    overall = max(float(np.median(distances)), 1e-9)
+    medians = np.full(n_classes, overall)
+    for label in range(n_classes):
+        own = distances[predicted == label]
+        if len(own) >= 3:
+            medians[label] = max(float(np.median(own)), 1e-9)
+    return medians

@@ -79,9 +79,9 @@ def roc(truth: Sequence[str] | np.ndarray | pd.Series, probabilities: pd.DataFra
     >>> gg.pl.roc(adata.obs["cell_type"], probabilities).savefig("roc.svg")  # doctest: +SKIP
     """
     from geneformer_grn.evaluation.label_curves import ranking_curves
-    from geneformer_grn.report.label_figures import roc_figure
+    from geneformer_grn.report.label_figures import ranking_figure
 
-    return roc_figure(ranking_curves(*_scored(truth, probabilities)))
+    return ranking_figure(ranking_curves(*_scored(truth, probabilities)), "roc")
 
 
 def precision_recall(truth: Sequence[str] | np.ndarray | pd.Series, probabilities: pd.DataFrame) -> Figure:
@@ -92,9 +92,9 @@ def precision_recall(truth: Sequence[str] | np.ndarray | pd.Series, probabilitie
     >>> gg.pl.precision_recall(adata.obs["cell_type"], probabilities).savefig("pr.svg")  # doctest: +SKIP
     """
     from geneformer_grn.evaluation.label_curves import ranking_curves
-    from geneformer_grn.report.label_figures import precision_recall_figure
+    from geneformer_grn.report.label_figures import ranking_figure
 
-    return precision_recall_figure(ranking_curves(*_scored(truth, probabilities)))
+    return ranking_figure(ranking_curves(*_scored(truth, probabilities)), "precision_recall")
 
 
 def calibration(
@@ -193,7 +193,7 @@ def driver_genes(drivers: pd.DataFrame, *, method: str | None = None, n_genes: i
     >>> gg.pl.driver_genes(drivers).savefig("drivers.svg")  # doctest: +SKIP
     """
     from geneformer_grn.pl._choose import choose_rows
-    from geneformer_grn.report.label_figures import driver_genes_figure
+    from geneformer_grn.report.explanation_figures import driver_genes_figure
 
     return driver_genes_figure(choose_rows(drivers, method=method), n_genes=n_genes)
 

@@ -199,3 +199,13 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
         f'<svg {view_box[0]} role="img" aria-label="{escape(description)}" '
         f'style="max-width:{width:.0f}px">{body.strip()}'
     )
+
+
+def distinct_names(names: Sequence[str], length: int) -> list[str]:
+    """Return names cut to `length`, in the middle where cut at the end they would be alike."""
+    cut = [shorten(name, length) for name in names]
+    front = (length - 1) // 2
+    return [
+        f"{name[:front].rstrip()}…{name[front + 1 - length :].lstrip()}" if cut.count(short) > 1 else short
+        for name, short in zip(names, cut, strict=True)
+    ]

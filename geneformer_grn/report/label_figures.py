@@ -1,4 +1,4 @@
-"""Figures of predicted labels: confusion, curves of ranking and calibration, few labels, driver genes.
+"""Figures of predicted labels: confusion, curves of ranking and calibration, few labels.
 
 As in `report.figures`, each takes a table or an array and returns a figure unknown to pyplot.
 Lines are told apart by colour, from the ninth on by their dashes too.
@@ -7,7 +7,7 @@ Lines are told apart by colour, from the ninth on by their dashes too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,10 @@ from geneformer_grn.report.drawing import (
     PAPER,
     POSITIVE,
     RULE,
+    distinct_names,
     figure_style,
-    label_genes,
     new_figure,
     require_columns,
-    shorten,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +32,10 @@ if TYPE_CHECKING:
 _LONGEST = 24  # characters of a class's name
 _CHARACTER = 0.068  # inches
 _MARKERS = "osD^vPX*"
+_RANKING = {
+    "roc": ("false_positive_rate", "recall", "auroc"),
+    "precision_recall": ("recall", "precision", "auprc"),
+}
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)))
 
 
@@ -65,7 +68,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], *, cell: flo
     columns = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
     sizes = counts.sum(axis=1)[rows]
     shares = counts[np.ix_(rows, columns)] / sizes[:, None]
-    names = _distinct(classes, _LONGEST)
+    names = distinct_names(classes, _LONGEST)
     left = 0.75 + _CHARACTER * max(
         len(names[row]) + len(f"{size:,.0f}") for row, size in zip(rows, sizes, strict=True)
     )
@@ -97,13 +100,18 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], *, cell: flo
     return figure
 
 
-def roc_figure(curves: pd.DataFrame, *, size: float = 2.9) -> Figure:
-    """Draw a receiver operating characteristic per class, one against the rest.
+def ranking_figure(
+    curves: pd.DataFrame, kind: Literal["roc", "precision_recall"], *, size: float = 2.9
+) -> Figure:
+    """Draw a curve per class, one against the rest, the classes named beside it with their areas.
 
     Parameters
     ----------
     curves
-        Points: ``class``, ``false_positive_rate``, ``recall``, ``auroc`` (the same along a class).
+        Points: ``class``, ``recall`` and ``false_positive_rate``, ``auroc`` or ``precision``, ``auprc`` (an
+        area is the same along a class).
+    kind
+        Receiver operating characteristic, or precision against recall.
     size
         Width and height of the axes in inches.
 
@@ -112,33 +120,25 @@ def roc_figure(curves: pd.DataFrame, *, size: float = 2.9) -> Figure:
     ValueError
         A required column is missing.
     """
-    require_columns(curves, ["class", "false_positive_rate", "recall", "auroc"], "the ROC figure")
-    figure, axes = _class_curves(curves, "false_positive_rate", "recall", "auroc", size=size, legend="AUROC")
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-    axes.set_xlabel("false positive rate")
-    axes.set_ylabel("true positive rate")
-    return figure
-
-
-def precision_recall_figure(curves: pd.DataFrame, *, size: float = 2.9) -> Figure:
-    """Draw precision against recall per class, one against the rest.
-
-    Parameters
-    ----------
-    curves
-        Points: ``class``, ``precision``, ``recall``, ``auprc`` (the same along a class).
-    size
-        Width and height of the axes in inches.
-
-    Raises
-    ------
-    ValueError
-        A required column is missing.
-    """
-    require_columns(curves, ["class", "precision", "recall", "auprc"], "the precision-recall figure")
-    figure, axes = _class_curves(curves, "recall", "precision", "auprc", size=size, legend="AUPRC")
-    axes.set_xlabel("recall")
-    axes.set_ylabel("precision")
+    x, y, area = _RANKING[kind]
+    require_columns(curves, ["class", x, y, area], f"the {kind.replace('_', '-')} figure")
+    classes = list(dict.fromkeys(curves["class"].astype(str)))
+    names = distinct_names(classes, _LONGEST)
+    width, height = size + 1.05 + _legend_width(names), max(size + 0.6, 0.5 + 0.165 * len(classes))
+    with figure_style():
+        figure = new_figure(width, height)
+        axes = figure.add_axes((0.55 / width, 1 - (size + 0.12) / height, size / width, size / height))
+        for place, name in enumerate(classes):
+            rows = curves[(curves["class"].astype(str) == name).to_numpy()]
+            label = f"{names[place]}  {float(rows[area].iloc[0]):.3f}"
+            style = _line_style(place)
+            axes.plot(rows[x], rows[y], label=label, linewidth=1.3, color=style["color"],
+                      linestyle=style["linestyle"])  # fmt: skip
+        axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015))
+        if kind == "roc":
+            axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        axes.set(xlabel=x.replace("_", " "), ylabel="true positive rate" if kind == "roc" else y)
+        _legend(axes, title=area.upper())
     return figure
 
 
@@ -162,7 +162,7 @@ def calibration_figure(reliability: Mapping[str, pd.DataFrame], *, size: float =
         raise ValueError("the calibration figure needs the bins of at least one method")
     for bins in reliability.values():
         require_columns(bins, ["confidence", "accuracy", "n", "low", "high"], "the calibration figure")
-    names = _distinct(list(reliability), 32)
+    names = distinct_names(list(reliability), 32)
     width = size + 0.95 + _legend_width(names)
     height = size + 1.45
     with figure_style():
@@ -209,7 +209,7 @@ def few_shot_figure(
     """
     require_columns(scores, ["method", "per_class", "value"], "the few-shot figure")
     methods = list(dict.fromkeys(scores["method"].astype(str)))
-    names = _distinct(methods, 44)
+    names = distinct_names(methods, 44)
     width, height = size[0] + 0.9 + _legend_width(names), size[1] + 0.65
     counts = np.sort(scores["per_class"].unique()).astype(float)
     with figure_style():
@@ -239,91 +239,6 @@ def few_shot_figure(
     return figure
 
 
-def driver_genes_figure(
-    drivers: pd.DataFrame, *, n_genes: int = 10, n_columns: int = 4, width: float = 1.9
-) -> Figure:
-    """Draw the genes that speak most for each class, with their intervals.
-
-    Parameters
-    ----------
-    drivers
-        Rows of one method: ``class``, ``gene`` (or ``gene_symbol``), ``score``; where known ``ci_low``,
-        ``ci_high`` and ``stability`` (share of resamples that name the gene), which is drawn as the bar's
-        depth of colour.
-    n_genes
-        At most so many genes a class, the largest scores first.
-    n_columns
-        Classes side by side.
-    width
-        Of a class in inches.
-
-    Raises
-    ------
-    ValueError
-        A required column is missing, or there is no row.
-    """
-    require_columns(drivers, ["class", "gene", "score"], "the figure of driver genes")
-    table = drivers[drivers["score"].notna().to_numpy()]
-    classes = list(dict.fromkeys(table["class"].astype(str)))
-    if not classes:
-        raise ValueError("the table of driver genes has no row with a score")
-    n_columns = min(n_columns, len(classes))
-    n_rows = -(-len(classes) // n_columns)
-    row_height = 0.62 + 0.17 * n_genes
-    titles = _distinct(classes, int(width / _CHARACTER))
-    left = 0.85
-    size = np.array([n_columns * (width + left) + 0.1, n_rows * row_height + 0.1])
-    with figure_style():
-        figure = new_figure(*size)
-        for place, name in enumerate(classes):
-            row, column = divmod(place, n_columns)
-            corner = np.array([column * (width + left) + left, size[1] - (row + 1) * row_height + 0.28])
-            inner = np.array([width - 0.1, row_height - 0.6])
-            axes = figure.add_axes((*(corner / size), *(inner / size)))
-            of_class = table[(table["class"].astype(str) == name).to_numpy()]
-            _driver_bars(axes, of_class.nlargest(n_genes, "score", keep="first"), n_genes)
-            axes.set_title(titles[place], fontsize=8.5, loc="left", pad=4)
-    return figure
-
-
-def _driver_bars(axes: Axes, table: pd.DataFrame, n_genes: int) -> None:
-    place = np.arange(len(table))
-    depth = table["stability"].fillna(0).to_numpy() if "stability" in table else np.ones(len(table))
-    bars = axes.barh(place, table["score"], height=0.7, color=POSITIVE, zorder=2)
-    for bar, share in zip(bars, depth, strict=True):
-        bar.set_alpha(0.3 + 0.7 * float(np.clip(share, 0, 1)))
-    if {"ci_low", "ci_high"} <= set(table):
-        axes.hlines(place, table["ci_low"], table["ci_high"], color=INK, linewidth=0.9, zorder=3)
-    axes.set_yticks(place, labels=[shorten(gene, 11) for gene in label_genes(table, "gene")], fontsize=7.5)
-    axes.set_ylim(n_genes - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", labelsize=7)
-    axes.locator_params(axis="x", nbins=4)
-    axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.spines["left"].set_visible(False)
-
-
-def _class_curves(
-    curves: pd.DataFrame, x: str, y: str, area: str, *, size: float, legend: str
-) -> tuple[Figure, Axes]:
-    """Return a figure with a stepless line per class, the classes named beside it with their areas."""
-    classes = list(dict.fromkeys(curves["class"].astype(str)))
-    names = _distinct(classes, _LONGEST)
-    width, height = size + 1.05 + _legend_width(names), max(size + 0.6, 0.5 + 0.165 * len(classes))
-    with figure_style():
-        figure = new_figure(width, height)
-        axes = figure.add_axes((0.55 / width, 1 - (size + 0.12) / height, size / width, size / height))
-        for place, name in enumerate(classes):
-            rows = curves[(curves["class"].astype(str) == name).to_numpy()]
-            label = f"{names[place]}  {float(rows[area].iloc[0]):.3f}"
-            style = _line_style(place)
-            axes.plot(rows[x], rows[y], label=label, linewidth=1.3, color=style["color"],
-                      linestyle=style["linestyle"])  # fmt: skip
-        axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015))
-        _legend(axes, title=legend)
-    return figure, axes
-
-
 def _line_style(place: int) -> dict[str, Any]:
     """Return colour, dashes and marker of the n-th line: 24 that differ in at least one."""
     return {
@@ -343,13 +258,3 @@ def _legend(axes: Axes, *, title: str | None = None) -> None:
 
 def _legend_width(names: Sequence[str]) -> float:
     return 0.55 + 0.064 * max(map(len, names), default=0)
-
-
-def _distinct(names: Sequence[str], length: int) -> list[str]:
-    """Return names cut to `length`, in the middle where cut at the end they would be alike."""
-    cut = [shorten(name, length) for name in names]
-    front = (length - 1) // 2
-    return [
-        f"{name[:front].rstrip()}…{name[front + 1 - length :].lstrip()}" if cut.count(short) > 1 else short
-        for name, short in zip(names, cut, strict=True)
-    ]

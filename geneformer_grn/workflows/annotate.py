@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from geneformer_grn._runtime import logger, package_version
 from geneformer_grn.cells.counts import CellCounts, read_counts
 from geneformer_grn.cells.ranking import rank_cells
 from geneformer_grn.cells.reading import ReadSettings
 from geneformer_grn.training.supervision import MISSING
+from geneformer_grn.workflows.annotate_reference import labelled_reference, over_shared_genes
 from geneformer_grn.workflows.embed import ModelSettings
 
 if TYPE_CHECKING:
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from geneformer_grn.evaluation.label_data import LabelData
     from geneformer_grn.genes.vocabulary import GeneVocabulary
     from geneformer_grn.model.encoder import Encoder
-    from geneformer_grn.training.supervision import Task
 
 UNKNOWN = "unknown"
-MIN_SHARED_GENES = 50
 _MIN_PROBABILITY = 0.5
 
 
@@ -195,7 +193,10 @@ def _by_cells(
     encoder, vocabulary = _encoder(model, options.run)
     settings = settings or AnnotationSettings()
     known = read_counts(reference, vocabulary, options.read_reference, name=_name(reference))
-    known, task, donors = _labelled(known, options, settings)
+    known, task, donors = labelled_reference(
+        known, options.label, donors=options.donors, least=max(options.min_cells, settings.folds),
+        most=options.max_reference, seed=settings.seed,
+    )  # fmt: skip
     asked = read_counts(adata, vocabulary, options.read, name="the cells")
     joined, n_shared = over_shared_genes(known, asked)
     values = np.concatenate([task.values, np.full(len(asked), MISSING)])
@@ -227,91 +228,6 @@ def _encoder(model: str | Path | Encoder | None, run: ModelSettings) -> tuple[En
 
 def _name(reference: AnnData | Path | str) -> str:
     return Path(reference).name if isinstance(reference, str | Path) else "the reference"
-
-
-def _labelled(
-    counts: CellCounts, options: AnnotateOptions, settings: AnnotationSettings
-) -> tuple[CellCounts, Task, np.ndarray | None]:
-    """Return the reference cells that have a label of a class large enough, their task and their donors."""
-    from geneformer_grn.training.finetune_config import TaskSection
-    from geneformer_grn.workflows.finetune_cells import chosen_rows
-    from geneformer_grn.workflows.labels import cell_task, column_groups
-
-    section = TaskSection(name=options.label, kind="classification")
-    task = cell_task(counts.obs, section)
-    least = max(options.min_cells, settings.folds)
-    sizes = np.bincount(task.values[task.labelled], minlength=len(task.classes))
-    if small := [f"{name} ({n})" for name, n in zip(task.classes, sizes, strict=True) if n < least]:
-        logger.warning(
-            "%s: classes of fewer than %d cells are left out: %s", counts.name, least, ", ".join(small)
-        )
-    rows = np.flatnonzero(task.labelled & (sizes[task.values] >= least))
-    classes = tuple(name for name, n in zip(task.classes, sizes, strict=True) if n >= least)
-    if len(classes) < 2:
-        raise ValueError(
-            f"{counts.name}: obs[{options.label!r}] has {len(classes)} classes of at least {least} cells; "
-            "two or more are needed"
-        )
-    places = {task.classes.index(name): place for place, name in enumerate(classes)}
-    values = np.array([places[value] for value in task.values[rows].tolist()], dtype=np.int64)
-    keep = _sample(values, options.max_reference, settings.seed)
-    donors = None
-    if options.donors is not None:
-        donors = column_groups(counts.obs, options.donors, section.missing)[rows[keep]]
-    return (
-        chosen_rows(counts, rows[keep]),
-        replace(task, values=values[keep], classes=classes),
-        donors,
-    )
-
-
-def _sample(values: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Return the places of at most `most` units, ascending; the largest classes are cut first."""
-    if len(values) <= most:
-        return np.arange(len(values))
-    sizes = np.sort(np.bincount(values))
-    room, left = most, len(sizes)
-    cap = 0
-    for size in sizes:
-        cap = room // left
-        if size > cap:
-            break
-        room, left = room - int(size), left - 1
-    generator = np.random.default_rng(seed)
-    parts = [
-        generator.permutation(np.flatnonzero(values == label))[: max(cap, 1)] for label in np.unique(values)
-    ]
-    return np.sort(np.concatenate(parts))
-
-
-def over_shared_genes(reference: CellCounts, query: CellCounts) -> tuple[CellCounts, int]:
-    """Return both files' cells over the genes both measured, the reference first, and how many those are.
-
-    Totals are over the shared genes, so that a panel and a whole transcriptome are normalised alike.
-
-    Raises
-    ------
-    ValueError
-        They share too few genes.
-    """
-    tokens = np.intersect1d(reference.column_tokens, query.column_tokens)
-    if len(tokens) < MIN_SHARED_GENES:
-        raise ValueError(
-            f"{reference.name} and {query.name} share {len(tokens)} genes of the vocabulary; at least "
-            f"{MIN_SHARED_GENES} are needed to carry labels from one to the other"
-        )
-    aligned = []
-    for part in (reference, query):
-        columns = np.argsort(part.column_tokens, kind="stable")
-        places = columns[np.searchsorted(part.column_tokens, tokens, sorter=columns)]
-        aligned.append(part.matrix.tocsc()[:, places].tocsr())
-    matrix = sparse.csr_matrix(sparse.vstack(aligned, format="csr"))
-    obs = pd.concat([reference.obs, query.obs])
-    joined = replace(
-        reference, matrix=matrix, column_tokens=tokens, obs=obs, kept=np.arange(len(obs)),
-        n_counts=np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel(),
-    )  # fmt: skip
-    return joined, len(tokens)
 
 
 def _data(counts: CellCounts, vocabulary: GeneVocabulary, encoder: Encoder | None) -> LabelData:

@@ -198,8 +198,7 @@ def _tell(facts: dict[str, Any]) -> None:
 
 def _draw(found: Explanation, folder: Path) -> None:
     from geneformer_grn.report.drawing import to_png
-    from geneformer_grn.report.explanation_figures import deletion_figure
-    from geneformer_grn.report.label_figures import driver_genes_figure
+    from geneformer_grn.report.explanation_figures import deletion_figure, driver_genes_figure
 
     first = found.drivers["method"].iloc[0]
     (folder / "deletion.png").write_bytes(to_png(deletion_figure(found.deletion)))

@@ -53,8 +53,7 @@ def _figures(task: Task, prediction: Prediction, results: dict[str, Any]) -> dic
         calibration_figure,
         confusion_figure,
         few_shot_figure,
-        precision_recall_figure,
-        roc_figure,
+        ranking_figure,
     )
 
     if task.kind == "regression":
@@ -66,8 +65,8 @@ def _figures(task: Task, prediction: Prediction, results: dict[str, Any]) -> dic
     bins = {titles[name]: pd.DataFrame(found["methods"][name]["reliability"]) for name in shown}
     figures = {
         "confusion": confusion_figure(np.array(card["confusion"]), task.classes),
-        "roc": roc_figure(curves),
-        "precision_recall": precision_recall_figure(curves),
+        "roc": ranking_figure(curves, "roc"),
+        "precision_recall": ranking_figure(curves, "precision_recall"),
         "calibration": calibration_figure(bins),
     }
     if found["few_shot"]:

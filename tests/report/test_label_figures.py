@@ -8,13 +8,12 @@ import pytest
 
 import geneformer_grn as gg
 from geneformer_grn.report.drawing import to_png
+from geneformer_grn.report.explanation_figures import driver_genes_figure
 from geneformer_grn.report.label_figures import (
     calibration_figure,
     confusion_figure,
-    driver_genes_figure,
     few_shot_figure,
-    precision_recall_figure,
-    roc_figure,
+    ranking_figure,
 )
 
 LONG = [f"CD8-positive, alpha-beta memory T cell of kind {i}" for i in range(20)]
@@ -49,7 +48,7 @@ def test_twenty_long_names_stay_apart_and_on_the_paper() -> None:
     assert inside(figure)
     rates = {"false_positive_rate": [0, 1] * 20, "recall": [0, 1] * 20, "precision": [1, 0.2] * 20}
     points = pd.DataFrame({"class": np.repeat(LONG, 2), "auroc": 0.5, "auprc": 0.25} | rates)
-    for figure in (roc_figure(points), precision_recall_figure(points)):
+    for figure in (ranking_figure(points, "roc"), ranking_figure(points, "precision_recall")):
         assert len(set(labels(figure.axes[0]))) == 20
         assert inside(figure)
         lines = figure.axes[0].get_lines()[:20]

@@ -13,7 +13,8 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.model.heads import HeadSpec, TaskHead
-from geneformer_grn.training.finetune_data import epochs_needed, make_lessons
+from geneformer_grn.training.finetune_data import epochs_needed
+from geneformer_grn.training.finetune_lessons import make_lessons
 from geneformer_grn.training.finetune_loss import joined_loss, unit_losses
 from geneformer_grn.training.finetune_network import layer_of
 from geneformer_grn.training.finetune_settings import FinetuneModel, FinetuneOptim, FinetuneSettings

@@ -11,7 +11,7 @@ from scipy import sparse
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.model.folder import read_vocabulary, resolve_checkpoint
 from geneformer_grn.tl.annotate import annotate
-from geneformer_grn.workflows.annotate import over_shared_genes
+from geneformer_grn.workflows.annotate_reference import over_shared_genes
 
 N_GENES = 200
 KINDS = ("alpha", "beta", "delta", "gamma")
