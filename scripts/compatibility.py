@@ -112,9 +112,7 @@ def make_environment(case: dict[str, Any], python: str, wheel: Path, folder: Pat
         shutil.copytree(base, folder, symlinks=True, copy_function=os.link)
     pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
            "--only-binary=:all:"]  # fmt: skip
-    steps = [[*requirements(case)], ["--no-deps", wheel]]
-    steps += [["--no-deps", f"{name}=={version}"] for name, version in case["forced"].items()]
-    for step in steps:
+    for step in ([*requirements(case)], ["--no-deps", wheel]):
         answer = run([*pip, *step])
         if answer.returncode:
             lines = [line for line in answer.stderr.splitlines() if line.startswith("ERROR")]
@@ -155,15 +153,21 @@ def smoke(case: dict[str, Any], python: Path, source: Path, caches: Path) -> dic
 
 
 def all_cases(found: dict[str, dict[str, str]], pythons: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the cases: everything at its highest, each library at its lowest, each further Python."""
+    """Return the cases: everything at its highest, all at their lowest, pandas of its own, further Pythons.
+
+    Each library at its lowest by itself is a case too, run by its name only: it says which one a failure of
+    all is about.
+    """
     own, *further = pythons
-    blank = {"python": own, "pins": {}, "forced": {}, "without_torch": False}
-    cases = [blank | {"case": "highest"}]
-    cases += [blank | {"case": f"lowest {name}", "pins": {name: found[name]["lowest"]}} for name in LIBRARIES]
-    # Where libraries refuse one another's newest version, it is forced, to see what is behind the refusal.
-    cases += [blank | {"case": "forced pandas", "forced": {"pandas": found["pandas"]["highest"]}}]
+    blank = {"python": own, "pins": {}, "without_torch": False, "on_request": False}
+    lowest = {name: found[name]["lowest"] for name in LIBRARIES if name != "torch"}
+    cases = [blank | {"case": "highest"}, blank | {"case": "lowest", "pins": lowest}]
+    # anndata's newest refuses it, older ones do not: its major version is worth a case.
+    cases.append(blank | {"case": "highest pandas", "pins": {"pandas": found["pandas"]["highest"]}})
+    cases += [blank | {"case": f"Python {one}", "python": one, "without_torch": True} for one in further]
     return cases + [
-        blank | {"case": f"Python {one}", "python": one, "without_torch": True} for one in further
+        blank | {"case": f"lowest {name}", "pins": {name: version}, "on_request": True}
+        for name, version in lowest.items()
     ]
 
 
@@ -174,7 +178,7 @@ def measure(out: Path, pythons: dict[str, str], only: list[str], work: Path) -> 
     rows = {row["case"]: row for row in before["cases"]}
     found = {python: bounds(ranges, python) for python in pythons}
     own = next(iter(pythons))
-    has_cpu_build = {one.removesuffix("+cpu") for one in published("torch", own) if one.endswith("+cpu")}
+    cpu_builds = [one for one in published("torch", own) if one.endswith("+cpu")]
     source = work / "source"
     if not source.is_dir():
         subprocess.run(["git", "clone", "--quiet", REPOSITORY, source], check=True)
@@ -183,27 +187,24 @@ def measure(out: Path, pythons: dict[str, str], only: list[str], work: Path) -> 
         )
     (wheel,) = work.glob("*.whl")
     for case in all_cases(found[own], pythons):
-        name = case["case"]
-        if (only and name not in only) or (not only and name in rows):
+        name, on_request = case["case"], case.pop("on_request")
+        if name not in only if only else name in rows or on_request:
             continue
         print(name, flush=True)
         start = time.perf_counter()
-        missing = "torch" in case["pins"] and case["pins"]["torch"].removesuffix("+cpu") not in has_cpu_build
-        if missing:
-            result = {"outcome": "untested", "reason": NO_CPU_BUILD, "versions": case["pins"], "tests": 0}
-        else:
-            folder, base = work / name.replace(" ", "-"), work / "highest"
+        folder = work / name.replace(" ", "-")
+        if not case["without_torch"]:
+            case["pins"] = {"torch": cpu_builds[-1]} | case["pins"]
+        refusal = ""
+        if name != "highest" or not folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
-            if not case["without_torch"]:
-                newest = max(has_cpu_build, key=lambda one: tuple(map(int, one.split("."))))
-                case = case | {"pins": {"torch": f"{newest}+cpu"} | case["pins"]}
-            linked = base if name != "highest" and not case["without_torch"] else None
-            refusal = make_environment(case, pythons[case["python"]], wheel, folder, linked)
-            result = {"outcome": "untested", "reason": refusal, "versions": case["pins"], "tests": 0}
-            if not refusal:
-                result = smoke(case, folder / "bin/python", source, work / "kernels")
-            if name != "highest":
-                shutil.rmtree(folder)
+            base = None if name == "highest" or case["without_torch"] else work / "highest"
+            refusal = make_environment(case, pythons[case["python"]], wheel, folder, base)
+        result = {"outcome": "untested", "reason": refusal, "versions": case["pins"], "tests": 0}
+        if not refusal:
+            result = smoke(case, folder / "bin/python", source, work / "kernels")
+        if name != "highest":
+            shutil.rmtree(folder)
         rows[name] = case | result | {"seconds": round(time.perf_counter() - start)}
         print(" ", result["outcome"], result["reason"], flush=True)
         content = {
@@ -213,18 +214,12 @@ def measure(out: Path, pythons: dict[str, str], only: list[str], work: Path) -> 
         out.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def outcome_text(row: dict[str, Any], name: str, usual: dict[str, str]) -> str:
-    """Return a cell of the table: the version, what came out, and which other libraries had to move."""
-    version = row["versions"].get(name) or row["pins"].get(name, "")
-    others = [
-        f"{other} {row['versions'][other]}"
-        for other in LIBRARIES
-        if other != name and row["versions"].get(other, usual[other]) != usual[other]
-    ]
-    text = f"{version}: {row['outcome']}"
-    if row["outcome"] == "passed":
-        return text + (f" (with {', '.join(others)})" if others else "")
-    return f"{text} ({row['reason']})"
+def outcome_text(row: dict[str, Any], name: str) -> str:
+    """Return a cell of the table: the version and what came out."""
+    version = row["versions"].get(name, row["pins"].get(name))
+    if version is None:
+        return "untested"
+    return f"{version}: {row['outcome']}" + (f" ({row['reason']})" if row["outcome"] == "untested" else "")
 
 
 def render(content: dict[str, Any]) -> str:
@@ -236,33 +231,28 @@ def render(content: dict[str, Any]) -> str:
     heads += [f"highest (Python {one}, without torch)" for one in further]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name in LIBRARIES:
-        highest = content["bounds"][own][name]["highest"]
-        last = f"{usual[name]}: {full['outcome']}"
-        if usual[name].removesuffix("+cpu") != highest.removesuffix("+cpu"):
-            why = NO_CPU_BUILD if name == "torch" else "the other libraries do not allow it"
-            last += f"; {highest}: untested ({why})"
-        cells = [
-            name,
-            f"`{content['ranges'][name]}`",
-            outcome_text(rows[f"lowest {name}"], name, usual),
-            last,
-        ]
-        for one in further:
-            row = rows[f"Python {one}"]
-            seen = row["versions"].get(name)
-            cells.append(f"{seen}: {row['outcome']}" if seen and name not in NEEDS_TORCH else "untested")
+        bound, last = content["bounds"][own][name], f"{usual[name]}: {full['outcome']}"
+        if name == "torch":
+            first = f"{bound['lowest']}: untested ({NO_CPU_BUILD})"
+        else:
+            first = outcome_text(rows.get(f"lowest {name}", rows["lowest"]), name)
+        if usual[name].removesuffix("+cpu") != bound["highest"].removesuffix("+cpu"):
+            alone = rows.get(f"highest {name}")
+            other = f"untested ({NO_CPU_BUILD if name == 'torch' else 'other libraries refuse it'})"
+            last += f"; {bound['highest']}: {alone['outcome'] if alone else other}"
+        newest = [outcome_text(rows[f"Python {one}"], name) for one in further if f"Python {one}" in rows]
+        cells = [name, f"`{content['ranges'][name]}`", first, last, *newest]
         lines.append("| " + " | ".join(cells) + " |")
     pythons = [f"{usual['python']}: {full['outcome']}"]
     for one in further:
-        row = rows[f"Python {one}"]
-        pythons.append(
-            f"{row['versions'].get('python', one)}: {row['outcome']} without torch, untested with it"
-        )
+        if row := rows.get(f"Python {one}"):
+            found = row["versions"].get("python", one)
+            pythons.append(f"{found}: {row['outcome']} without torch, untested with it ({NO_CPU_BUILD})")
     notes = [
-        f"- {name} {version}, forced on Python {own} against what other libraries ask: {row['outcome']}"
-        + (f" ({row['reason']})." if row["reason"] else ".")
+        f"- {row['case']}: {row['outcome']}"
+        + (f" ({row['reason']})" if row["reason"] else f", {row['tests']} tests")
+        + f". {', '.join(f'{name} {version}' for name, version in sorted(row['versions'].items()))}."
         for row in rows.values()
-        for name, version in row["forced"].items()
     ]
     return (REPOSITORY / "scripts" / "compatibility.md.in").read_text().format(
         date=content["date"], n_tests=full["tests"], stated=content["ranges"]["python"], usual=own,
