@@ -10,7 +10,21 @@ import typer
 from geneformer_grn.cli import evaluate_effects, evaluate_embeddings, evaluate_network, options, verb
 
 Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Shipped name or checkpoint folder.")]
-Suite = Annotated[str, typer.Option("--suite", help="Which scores: standard.")]
+Suite = Annotated[
+    str, typer.Option("--suite", help="masked-genes, or standard: every question of a model card.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Files of the standard suite (default: $GENEFORMER_GRN_SHARED/data, else ../shared/data).",
+    ),
+]
+Only = Annotated[
+    str | None,
+    typer.Option("--only", metavar="TASKS", help="Of the suite, the tasks that begin so, by commas."),
+]
 CellFiles = Annotated[
     list[Path] | None,
     typer.Option("--cells", metavar="FILE", help="Held-out cells (repeatable; default: the demo cells)."),
@@ -35,7 +49,9 @@ def add(app: typer.Typer) -> None:
     def model(
         checkpoint: Checkpoint,
         *,
-        suite: Suite = "standard",
+        suite: Suite = "masked-genes",
+        data: Data = None,
+        only: Only = None,
         cells: CellFiles = None,
         out: Out = None,
         max_cells: MaxCells = 1000,
@@ -55,13 +71,15 @@ def add(app: typer.Typer) -> None:
         quiet: options.Quiet = False,
         as_json: options.Json = False,
     ) -> None:
-        """Score masked-gene prediction against rank-position frequencies and an untrained copy."""
+        """Score a checkpoint beside simple baselines and an untrained copy of itself."""
         with verb(quiet=quiet, as_json=as_json, threads=threads) as summary:
             from geneformer_grn.cells.counts import ReadSettings
             from geneformer_grn.workflows.evaluate import EvaluateSettings, evaluate_model, results_table
+            from geneformer_grn.workflows.suite import suite_table, suite_verdict
 
             settings = EvaluateSettings(
                 suite=suite,
+                only=() if only is None else tuple(part.strip() for part in only.split(",")),
                 max_cells=max_cells,
                 device=device,
                 precision=precision,  # type: ignore[arg-type]  # checked by load_encoder
@@ -78,7 +96,9 @@ def add(app: typer.Typer) -> None:
                     species=species,  # type: ignore[arg-type]  # checked there, with the known names
                 ),
             )
-            results = evaluate_model(checkpoint, cells or (), settings, out=out)
+            results = evaluate_model(checkpoint, cells or (), settings, data=data, out=out)
             if not as_json:
                 typer.echo(results_table(results))
+                if "suite" in results:
+                    typer.echo(f"\n{suite_table(results['suite'])}\n\n{suite_verdict(results['suite'])}")
             summary |= results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -80,13 +81,38 @@ def render_card(results: dict[str, Any]) -> str:
     environment.filters["thousands"] = lambda value: f"{value:,}"
     held_out = [row["file"] for row in results["masked_genes"]["files"]]
     return environment.get_template(_TEMPLATE).render(
-        **results,
+        {"suite": None} | results,
         table=results_table(results),
+        **_suite(results),
         verdict=_verdict(results),
         held_out_files=held_out,
         read_options=_read_options(results["conditions"]["read"]),
         data=_data(results),
     )
+
+
+def _suite(results: dict[str, Any]) -> dict[str, Any]:
+    """Return the suite's table and verdict, and what was spent; nothing where the suite was not run."""
+    from geneformer_grn.workflows.suite import suite_table, suite_verdict
+
+    if "suite" not in results:
+        return {}
+    suite = results["suite"]
+    return {
+        "suite_table": suite_table(suite),
+        "suite_verdict": suite_verdict(suite),
+        "training_energy": None if results["training"] is None else _training_energy(results["training"]),
+        "data_missing": [row for row in suite["rows"] if "not_run" in row],
+    }
+
+
+def _training_energy(training: dict[str, Any]) -> dict[str, Any]:
+    """Return an estimate of what training took, from the hours and the device that its record states."""
+    from geneformer_grn.workflows.suite import energy
+
+    stated = re.search(r"(\d+) threads", training["device"])
+    threads = int(stated.group(1)) if stated else training["config"].get("run.threads") or 1
+    return energy(training["hours"], threads=threads, gpu=stated is None)
 
 
 _RENDER = {"model": render_card, "finetune": render_finetuned_card}

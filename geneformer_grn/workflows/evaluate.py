@@ -8,13 +8,16 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geneformer_grn._runtime import Precision, library_versions, logger, sha256_file, write_json
-from geneformer_grn.cells.counts import ReadSettings, read_counts
+from geneformer_grn.cells.counts import CellCounts, ReadSettings, read_counts
 from geneformer_grn.cells.ranking import rank_cells
 
-SUITES = ("standard",)
+if TYPE_CHECKING:
+    from geneformer_grn.workflows.suite_bench import Bench
+
+SUITES = ("standard", "masked-genes")
 DEMO = "demo cells"
 
 
@@ -25,7 +28,10 @@ class EvaluateSettings:
     Parameters
     ----------
     suite
-        ``standard``: masked-gene prediction.
+        ``masked-genes``: masked-gene prediction. ``standard``: that, and every question of a model card, see
+        `geneformer_grn.workflows.suite`.
+    only
+        Of the standard suite, the tasks that begin so; empty: all.
     max_cells
         Cells of each file that are scored, a random sample.
     seed
@@ -36,7 +42,8 @@ class EvaluateSettings:
         How counts are read from the files.
     """
 
-    suite: str = "standard"
+    suite: str = "masked-genes"
+    only: tuple[str, ...] = ()
     max_cells: int = 1000
     seed: int = 0
     device: str = "auto"
@@ -47,6 +54,8 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         if self.suite not in SUITES:
             raise ValueError(f"suite {self.suite!r} is unknown; choose from {', '.join(SUITES)}")
+        if self.only and self.suite != "standard":
+            raise ValueError(f"single tasks belong to the suite standard, not to {self.suite}")
 
 
 def evaluate_model(
@@ -54,9 +63,10 @@ def evaluate_model(
     cells: Sequence[Path | str],
     settings: EvaluateSettings | None = None,
     *,
+    data: Path | str | None = None,
     out: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Score a checkpoint by masked-gene prediction, file by file and over all cells.
+    """Score a checkpoint by masked-gene prediction, file by file and over all cells; more by the suite.
 
     Parameters
     ----------
@@ -66,6 +76,8 @@ def evaluate_model(
         Count files of any kind the model was not trained on; none: the demo cells that ship with the package.
     settings
         See `EvaluateSettings`.
+    data
+        Folder of the standard suite's files; None: see `geneformer_grn.workflows.suite_bench.data_folder`.
     out
         JSON file to write the results to.
 
@@ -73,7 +85,8 @@ def evaluate_model(
     -------
     dict
         ``checkpoint``, ``training`` (what the checkpoint says of its own), ``masked_genes`` with ``files``
-        and ``all`` (see `geneformer_grn.evaluation.masked_genes.score_card`), ``conditions``, ``versions``.
+        and ``all`` (see `geneformer_grn.evaluation.masked_genes.score_card`), ``conditions``, ``versions``;
+        of the suite ``standard`` also ``suite`` (see `geneformer_grn.workflows.suite.run_suite`).
 
     Raises
     ------
@@ -92,6 +105,7 @@ def evaluate_model(
     from geneformer_grn.model.folder import resolve_checkpoint
 
     settings = settings or EvaluateSettings()
+    place = _data_of(settings, data)
     encoder = load_encoder(checkpoint, device=settings.device, precision=settings.precision)
     folder = resolve_checkpoint(checkpoint)
     contestants = prepare(encoder, _baseline(folder), seed=settings.seed)
@@ -99,7 +113,7 @@ def evaluate_model(
         logger.warning("%s carries no rank_position.npz: no rank-position baseline is scored", encoder.name)
     training = _training(folder)
     known = _seen(training, encoder.vocabulary.provenance.get("sources", []))
-    rows, scores = [], []
+    rows, scores, read = [], [], {}
     for name, path, digest in _inputs(cells):
         _require_held_out(name, digest, known)
         counts = read_counts(path, encoder.vocabulary, settings.read, name=name)
@@ -108,6 +122,7 @@ def evaluate_model(
         scores.append(score_contestants(contestants, hidden, token_budget=settings.token_budget))
         rows.append({"file": name, "sha256": digest, **score_card(scores[-1], seed=settings.seed)})
         logger.info("%s: scored %d cells", name, len(hidden))
+        read |= {name: counts} if cells and settings.suite == "standard" else {}
     results = {
         "kind": "model",
         "date": datetime.now(tz=UTC).strftime("%Y-%m-%d"),
@@ -117,10 +132,48 @@ def evaluate_model(
         "conditions": {**asdict(settings), "device": encoder.device.type, "mask_rate": 0.15},
         "versions": library_versions(),
     }
+    if settings.suite == "standard":
+        from geneformer_grn.workflows.suite_bench import Bench, suite_files
+
+        bench = Bench(
+            contestants=contestants, folder=place, listed=suite_files(), known=known, training=training,
+            seed=settings.seed, token_budget=settings.token_budget,
+        )  # fmt: skip
+        results["suite"] = _suite(bench, read, settings)
     if out is not None:
         write_json(out, results)
         logger.info("wrote %s", out)
     return results
+
+
+def _data_of(settings: EvaluateSettings, data: Path | str | None) -> Path | None:
+    from geneformer_grn.workflows.suite_bench import data_folder
+
+    if settings.suite == "standard":
+        return data_folder(data)
+    if data is not None:
+        raise ValueError("a folder of data is for the suite standard; give --suite standard too")
+    return None
+
+
+def _suite(bench: Bench, read: Mapping[str, CellCounts], settings: EvaluateSettings) -> dict[str, Any]:
+    """Return the suite's answers, those on the caller's own files first."""
+    from geneformer_grn.workflows.suite import Question, run_suite
+    from geneformer_grn.workflows.suite_masked import TASK, masked_rows
+
+    def question(name: str, counts: CellCounts) -> Question:
+        return Question(task=TASK, data=name, run=lambda bench: masked_rows(bench, counts, name))
+
+    own = [question(name, counts) for name, counts in read.items()]
+    return run_suite(bench, own, only=settings.only or None)
+
+
+def demo_cells() -> tuple[str, Any, str]:
+    """Return the name, the cells and the sha256 of the file that ships with the package."""
+    from geneformer_grn.cells.opening import read_anndata
+
+    with as_file(files("geneformer_grn") / "_demo" / "cells.h5ad") as path:
+        return DEMO, read_anndata(path), sha256_file(path)
 
 
 def results_table(results: dict[str, Any]) -> str:
@@ -153,11 +206,9 @@ def _pair(score: dict[str, float] | None) -> str:
 def _inputs(cells: Sequence[Path | str]) -> list[tuple[str, Any, str]]:
     """Return (name, what to read, sha256) of each file, or of the demo cells where none is named."""
     from geneformer_grn.cells.corpora.plan import sha256_of
-    from geneformer_grn.cells.opening import read_anndata
 
     if not cells:
-        with as_file(files("geneformer_grn") / "_demo" / "cells.h5ad") as path:
-            return [(DEMO, read_anndata(path), sha256_file(path))]
+        return [demo_cells()]
     missing = [str(path) for path in cells if not Path(path).exists()]
     if missing:
         raise FileNotFoundError(f"no such file: {', '.join(missing)}")
