@@ -87,7 +87,7 @@ def load_finetuned(folder: Path | str, *, device: str = "auto", precision: Preci
     Parameters
     ----------
     folder
-        The folder, or a Hugging Face id on disk.
+        The folder, one of a run of ``geneformer-grn finetune`` that holds it, or a Hugging Face id on disk.
     device
         ``auto``, ``cpu``, ``cuda`` or ``mps``.
     precision
@@ -112,7 +112,7 @@ def load_finetuned(folder: Path | str, *, device: str = "auto", precision: Preci
     """
     if precision not in {"fp32", "bf16"}:
         raise ValueError(f"precision {precision!r} is unknown; use fp32 or bf16")
-    target, path = choose_device(device), resolve_checkpoint(folder)
+    target, path = choose_device(device), resolve_checkpoint(_model_folder(folder))
     kind, specs, described = _read_specs(path)
     vocabulary = read_vocabulary(path)
     read_model_config(path, vocabulary)
@@ -133,12 +133,18 @@ def load_finetuned(folder: Path | str, *, device: str = "auto", precision: Preci
 
 def read_record(folder: Path | str) -> dict[str, Any]:
     """Return the record that `save_finetuned` kept; raises as `load_finetuned` does."""
-    return cast("dict[str, Any]", _read_specs(resolve_checkpoint(folder))[2].get("record", {}))
+    return cast("dict[str, Any]", _read_specs(resolve_checkpoint(_model_folder(folder)))[2].get("record", {}))
 
 
 def is_finetuned(folder: Path | str) -> bool:
-    """Return whether a folder holds a fine-tuned model of ours."""
-    return (Path(folder) / SPECS_FILE).is_file()
+    """Return whether a folder is a fine-tuned model of ours, or a run that holds one."""
+    return (Path(_model_folder(folder)) / SPECS_FILE).is_file()
+
+
+def _model_folder(folder: Path | str) -> Path | str:
+    """Return the folder of the model where `folder` is that of a run with a model inside."""
+    inside = Path(folder) / "model"
+    return inside if (inside / SPECS_FILE).is_file() else folder
 
 
 def _read_specs(folder: Path) -> tuple[Format, tuple[HeadSpec, ...], dict[str, Any]]:

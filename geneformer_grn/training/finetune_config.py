@@ -177,8 +177,11 @@ class FinetuneConfig(_Section):
         modes = self.evaluation.few_shot_modes
         if len(set(modes)) < len(modes):
             raise ValueError(f"evaluation.few_shot_modes names a mode twice: {', '.join(modes)}")
-        for mode in modes:
-            self.settings(mode)
+        if self.model.quantised != "none" and (learning := set(modes) & {"full", "top"}):
+            raise ValueError(
+                f"quantised layers cannot learn: evaluation.few_shot_modes {learning.pop()!r} needs "
+                "model.quantised 'none'"
+            )
         if lacking := {goal.labels for goal in self.evaluation.goals} - {None, *self.evaluation.few_shot}:
             raise ValueError(f"a goal is about {lacking.pop()} labels a class, which few_shot does not hold")
         return self

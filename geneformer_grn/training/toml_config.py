@@ -127,6 +127,8 @@ def _complaints(error: ValidationError, model: type[BaseModel]) -> list[str]:
             complaints.append(f"unknown key {key!r}{hint}")
         elif problem["type"] == "missing":
             complaints.append(f"{key!r} is missing")
+        elif problem["type"] == "value_error":  # a sentence of our own, which needs no section around it
+            complaints.append(str(problem["ctx"]["error"]))
         else:
             complaints.append(f"{key!r}: {problem['msg']} (found {problem['input']!r})")
     return complaints

@@ -59,13 +59,22 @@ def test_defaults_and_overrides(config_file):
         ("model.mode=half", "model.mode"),
         ("data.files=none", "data.files"),
         ("evaluation.goals=[{measure='auroc', labels=7, at_least=0.9}]", "7 labels a class"),
-        ("evaluation.goals=[{measure='auroc'}]", "either at_least or ahead_by"),
+        ("evaluation.goals=[{measure='auroc'}]", ": a goal has either at_least or ahead_by"),
+        ('evaluation.few_shot_modes=["top", "top"]', ": evaluation.few_shot_modes names a mode twice: top"),
     ],
 )
 def test_what_does_not_fit_is_refused(config_file, change, message):
     with pytest.raises(ValueError, match=r"types\.toml|--set") as caught:
         read_finetune_config(config_file, [change])
     assert message in str(caught.value)
+
+
+def test_a_learning_curve_of_quantised_layers_is_refused_where_they_would_learn(config_file):
+    frozen = ["model.mode=frozen", "model.quantised=8bit"]
+    kept = read_finetune_config(config_file, [*frozen, 'evaluation.few_shot_modes=["lora"]'])
+    assert kept.settings("lora").model.quantised == "8bit"
+    with pytest.raises(ValueError, match=r"few_shot_modes 'full' needs model\.quantised 'none'$"):
+        read_finetune_config(config_file, [*frozen, 'evaluation.few_shot_modes=["full"]'])
 
 
 def test_several_tasks(tmp_path):

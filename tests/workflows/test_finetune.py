@@ -129,13 +129,13 @@ def test_annotating_by_the_model_uses_its_temperature(finetune_run, labelled_cel
     cells = {}
     temperature = read_record(out / "model")["calibration"]["cell_type"]["temperature"]
     for name, value in (("fitted", temperature), ("plain", 1.0)):
-        folder = tmp_path / name
+        folder = tmp_path / name / ("model" * (name == "plain"))  # a run, or the model in it
         shutil.copytree(out / "model", folder)
         heads = json.loads((folder / "heads.json").read_text())
         heads["record"]["calibration"]["cell_type"]["temperature"] = value
         (folder / "heads.json").write_text(json.dumps(heads))
         cells[name] = anndata.read_h5ad(labelled_cells)
-        annotate(cells[name], folder, "cell_type")
+        annotate(cells[name], tmp_path / name, "cell_type")
         assert cells[name].uns["geneformer_grn"]["annotate"]["temperature"] == pytest.approx(value)
     fitted, plain = (cells[name].obsm["probabilities_cell_type"].to_numpy() for name in ("fitted", "plain"))
     powers = plain.astype(np.float64) ** (1 / temperature)
