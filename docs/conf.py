@@ -4,6 +4,8 @@ The source folder is the repository itself, so that a link between two pages is 
 and on the site. Nothing is fetched: no intersphinx, no fonts, no images from elsewhere.
 """
 
+import re
+
 from geneformer_grn import __version__
 
 project = "geneformer-grn"
@@ -43,6 +45,7 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+suppress_warnings = ["toc.empty_glob"]
 # Docstrings set code in single backticks.
 default_role = "code"
 
@@ -51,3 +54,12 @@ html_title = f"geneformer-grn {release}"
 html_extra_path = ["site"]
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
+
+
+def escape_bars(app, what, name, obj, options, lines):  # noqa: ANN001, ANN201
+    """Keep ``|r|`` what it is in a docstring, the size of r: reStructuredText would look it up."""
+    lines[:] = [re.sub(r"(?<!`)\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
+
+
+def setup(app):  # noqa: ANN001, ANN201, D103
+    app.connect("autodoc-process-docstring", escape_bars)
