@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geneformer_grn.cells.filters import choose_rows, rows_where
+from geneformer_grn.cells.filters import LeftOut, choose_rows, read_left_out, rows_where
 
 
 @pytest.fixture
@@ -108,3 +108,18 @@ def test_nothing_left(obs):
         choose_rows(obs.assign(filter_pass=0), "cells")
     with pytest.raises(ValueError, match="at least 1"):
         choose_rows(obs, "cells", n_cells=0)
+
+
+def test_a_table_that_says_why_tells_copies_from_the_rest(tmp_path):
+    table = tmp_path / "left_out.tsv"
+    table.write_text("file\trow\tcell\twhy\na\t1\tNA\tcopy\na\t3\tx3\tfew genes\nb\t0\tx0\tcopy\n")
+    obs = pd.DataFrame({"n_genes": [9, 9, 9, 9, 1]}, index=["x0", "NA", "x2", "x3", "x4"])
+    left_out = read_left_out(table, "a", obs.index)
+    chosen = choose_rows(obs, "a", where="n_genes > 5", copies=left_out)
+    np.testing.assert_array_equal(chosen.rows, [0, 2])
+    assert (chosen.n_copies, chosen.n_not_asked) == (1, 2)
+    table.write_text("file\trow\tcell\na\t1\tNA\na\t3\tx3\n")  # as `corpus duplicates` writes it
+    chosen = choose_rows(obs, "a", copies=read_left_out(table, "a", obs.index))
+    assert (chosen.n_copies, chosen.n_not_asked) == (2, 0)
+    with pytest.raises(ValueError, match="all of its cells are left out"):
+        choose_rows(obs[1:2], "a", copies=LeftOut(copies=np.array([0]), others=np.array([], dtype=int)))
