@@ -36,7 +36,7 @@ BROWSER_FLAGS = [
 
 @pytest.fixture(autouse=True)
 def logger_level():
-    """A verb sets how much is logged; each test begins as if none had run, in a fixture of its module neither."""
+    """A verb sets how much is logged; each test begins as if none had run, nor a fixture of its module."""
     package = logging.getLogger("geneformer_grn")
     package.setLevel(logging.NOTSET)
     yield

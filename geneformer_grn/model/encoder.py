@@ -166,6 +166,7 @@ def packed_states(
     n_layers: int | None = None,
     capture: AttentionCapture | None = None,
     layout: AttentionLayout | None = None,
+    after: tuple[int, Tensor] | None = None,
 ) -> Tensor:
     """Run packed cells through the embedding and the first `n_layers` layers, differentiably.
 
@@ -184,6 +185,8 @@ def packed_states(
         Receives queries and keys of each layer that runs.
     layout
         Which attention runs, prepared for this batch (`layout.make_layout`); None: the device's usual one.
+    after
+        Go on from the states ``(1, T, d)`` that the first so many layers gave; default: from the tokens.
 
     Returns
     -------
@@ -196,9 +199,12 @@ def packed_states(
         A cell is longer than the model has positions.
     """
     _require_fitting(model, batch)
-    layers = cast("list[torch.nn.Module]", model.bert.encoder.layer)
-    states = model.bert.embeddings(input_ids=batch.input_ids, position_ids=batch.position_ids)
-    for layer_index, layer in enumerate(layers[:n_layers]):
+    layers = list(cast("torch.nn.ModuleList", model.bert.encoder.layer))[:n_layers]
+    if after is None:
+        done, states = 0, model.bert.embeddings(input_ids=batch.input_ids, position_ids=batch.position_ids)
+    else:
+        done, states = after
+    for layer_index, layer in enumerate(layers[done:], start=done):
         states = layer(
             states,
             cu_seqlens=batch.cu_seqlens,

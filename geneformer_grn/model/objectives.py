@@ -46,12 +46,69 @@ def masked_language_loss(
     tuple
         The loss in nats, float32 ``()``, and the number of positions it sums over, int64 ``()``.
     """
+    states = packed_states(model, batch, layout=layout)[0]
+    labels = masked_labels(batch)
+    return _masked_loss(model, states, batch, labels), (labels != IGNORED).sum()
+
+
+def masked_language_and_cell_loss(
+    model: BertForMaskedLM, batch: PackedBatch, layout: AttentionLayout | None = None, *, n_special: int
+) -> tuple[Tensor, Tensor]:
+    """Return the summed cross-entropy of the masked genes, once token by token and once from the cell alone.
+
+    The second reads one vector a cell: the mean of the states of its visible genes after the last layer but
+    one, which is the embedding that `geneformer_grn.embedding` gives. Its inner products with the gene
+    embeddings, plus the head's bias, say how likely each hidden gene is, wherever it stood. Nothing is added
+    to the model, and nothing about ranks can answer it. (Predicting genes from the cell's vector is one of
+    the objectives of scGPT: Cui et al., Nature Methods 2024; here it is a softmax over the vocabulary, as in
+    a topic model.)
+
+    Parameters
+    ----------
+    model, batch, layout
+        As in `masked_language_loss`.
+    n_special
+        Tokens below it are special, and no part of a cell.
+
+    Returns
+    -------
+    tuple
+        Both losses in nats, float32 ``()``, each a sum over the masked positions.
+    """
+    labels = masked_labels(batch)
+    before_last = len(cast("Any", model).bert.encoder.layer) - 1
+    states = packed_states(model, batch, n_layers=before_last, layout=layout)
+    cell_of = torch.bucketize(
+        torch.arange(batch.n_tokens, device=states.device), batch.cu_seqlens[1:], right=True
+    )
+    visible = (batch.input_ids[0] >= n_special) & (batch.labels[0] == IGNORED)
+    with torch.autocast(states.device.type, enabled=False):
+        weight = visible.to(states.dtype)[:, None]
+        n_cells = len(batch.cu_seqlens) - 1
+        sums = torch.zeros(n_cells, states.shape[2], dtype=states.dtype, device=states.device)
+        sums = sums.index_add(0, cell_of, states[0] * weight)
+        counts = torch.zeros(n_cells, 1, dtype=states.dtype, device=states.device).index_add(
+            0, cell_of, weight
+        )
+        cells = sums / counts.clamp(min=1.0)
+        decoder = cast("Any", model).cls.predictions.decoder
+        shares = torch.log_softmax(torch.nn.functional.linear(cells, decoder.weight, decoder.bias), dim=1)
+        asked = shares[cell_of[batch.masked_index.clamp(min=0)], labels.clamp(min=0)]
+        of_cells = -torch.where(labels == IGNORED, 0.0, asked).sum()
+    last = packed_states(model, batch, layout=layout, after=(before_last, states))[0]
+    return _masked_loss(model, last, batch, labels), of_cells
+
+
+def masked_labels(batch: PackedBatch) -> Tensor:
+    """Return the label of each masked position, ``(M,)`` int64, -100 where there is none."""
     labels = batch.labels[0].index_select(0, batch.masked_index.clamp(min=0))
-    labels = torch.where(batch.masked_index < 0, IGNORED, labels)
-    states = packed_states(model, batch, layout=layout)[0].index_select(0, batch.masked_index.clamp(min=0))
+    return torch.where(batch.masked_index < 0, IGNORED, labels)
+
+
+def _masked_loss(model: BertForMaskedLM, states: Tensor, batch: PackedBatch, labels: Tensor) -> Tensor:
     head = cast("Any", model).cls.predictions
-    loss = head_loss(head.transform(states), head.decoder.weight, head.decoder.bias, labels, ignored=IGNORED)
-    return loss, (labels != IGNORED).sum()
+    at = states.index_select(0, batch.masked_index.clamp(min=0))
+    return head_loss(head.transform(at), head.decoder.weight, head.decoder.bias, labels, ignored=IGNORED)
 
 
 def recompute_activations(model: BertForMaskedLM) -> None:

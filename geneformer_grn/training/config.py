@@ -121,6 +121,9 @@ class OptimSection(_Section):
     final_lr_share: float = Field(default=0.0, ge=0.0, le=1.0, description="learning rate at the end / peak")
     clip_norm: float = Field(default=1.0, gt=0.0, description="largest global gradient norm")
     accumulation: int = Field(default=1, ge=1, description="packed batches of one process in one step")
+    cell_loss: float = Field(
+        default=0.0, ge=0.0, description="weight of guessing the hidden genes from the cell's embedding alone"
+    )
 
 
 class RunSection(_Section):

@@ -27,7 +27,7 @@ from transformers import BertForMaskedLM
 from geneformer_grn._runtime import Precision, logger, progress
 from geneformer_grn.cells.batches import PackedBatch
 from geneformer_grn.model.layout import AttentionLayout, LayoutKind, make_layout
-from geneformer_grn.model.objectives import masked_language_loss
+from geneformer_grn.model.objectives import masked_language_and_cell_loss, masked_language_loss
 from geneformer_grn.training.checkpoints import Position, save_training_state, training_state
 from geneformer_grn.training.config import PretrainConfig
 from geneformer_grn.training.meter import write_pending
@@ -40,7 +40,7 @@ from geneformer_grn.training.tracking import RunLog
 
 
 class SummedLoss(nn.Module):
-    """The masked-language loss as a module's forward, which is what gradient synchronisation hooks into.
+    """The losses as a module's forward, which is what gradient synchronisation hooks into.
 
     Parameters
     ----------
@@ -48,21 +48,33 @@ class SummedLoss(nn.Module):
         A ``BertForMaskedLM`` with fp32 weights.
     precision
         ``bf16``: matrix products in bfloat16 by autocast, weights and sums stay fp32.
+    with_cells
+        Also compute the loss of the cells' vectors, see `masked_language_and_cell_loss`.
+    n_special
+        Special tokens of the vocabulary; read only for the cells' vectors.
     """
 
-    def __init__(self, model: BertForMaskedLM, precision: Precision) -> None:
+    def __init__(
+        self, model: BertForMaskedLM, precision: Precision, *, with_cells: bool = False, n_special: int = 0
+    ) -> None:
         super().__init__()
         self.model = model
         self.precision = precision
+        self.with_cells = with_cells
+        self.n_special = n_special
 
     def forward(self, batch: PackedBatch, layout: AttentionLayout | None = None) -> torch.Tensor:
-        """Return the sum of the cross-entropies (nats) over the masked tokens of `batch`.
+        """Return ``(2,)``: sums of cross-entropies (nats) over the masked tokens of `batch`.
 
-        `layout` names the attention, see `make_layout`; None: the device's usual one.
+        First as the head guesses them, then from the cell's vector (0 where that is not asked for). `layout`
+        names the attention, see `make_layout`; None: the device's usual one.
         """
         with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            if self.with_cells:
+                losses = masked_language_and_cell_loss(self.model, batch, layout, n_special=self.n_special)
+                return torch.stack(losses)
             loss_sum, _ = masked_language_loss(self.model, batch, layout)
-        return loss_sum
+        return torch.stack((loss_sum, torch.zeros_like(loss_sum)))
 
 
 @dataclass
@@ -188,7 +200,8 @@ def _train(run: Run, steps: Iterable[StepData]) -> bool:
 def take_step(run: Run, data: StepData, *, waited: float) -> None:
     """Make one update: forward and backward over the accumulated batches, clip, AdamW.
 
-    The gradient is that of (sum of cross-entropies over all processes) / (masked tokens of all processes).
+    The gradient is that of (sum of cross-entropies over all processes) / (masked tokens of all processes),
+    the cells' vectors' sum added with the weight ``optim.cell_loss``.
     Gradient synchronisation averages over processes, hence the factor ``num_processes``.
 
     Parameters
@@ -206,16 +219,17 @@ def take_step(run: Run, data: StepData, *, waited: float) -> None:
         group["lr"] = rate
 
     n_masked, n_tokens, squared = _over_all(accelerator, data.n_masked, data.n_tokens, data.n_squared)
-    loss_sum = torch.zeros((), device=accelerator.device)
+    loss_sums = torch.zeros(2, device=accelerator.device)
     for number, batch in zip(data.numbers, data.batches, strict=True):
         seed_dropout(run.config.run.seed, number)
         is_last = number == data.numbers[-1]
         with _synchronised(run, when=is_last):
             moved = batch.to(accelerator.device)
             layout = run.attention and make_layout(run.attention, moved.cu_seqlens, moved.n_tokens)
-            batch_loss = run.model(moved, layout)
-            accelerator.backward(batch_loss * (accelerator.num_processes / n_masked))
-        loss_sum += batch_loss.detach()
+            losses = run.model(moved, layout)
+            minimised = losses[0] + optim.cell_loss * losses[1]
+            accelerator.backward(minimised * (accelerator.num_processes / n_masked))
+        loss_sums += losses.detach()
 
     grad_norm = whole(nn.utils.clip_grad_norm_(run.model.parameters(), optim.clip_norm))
     run.optimizer.step()
@@ -227,7 +241,7 @@ def take_step(run: Run, data: StepData, *, waited: float) -> None:
         {
             "step": run.position.step,
             "epoch": epoch,
-            "loss_sum": loss_sum,
+            "loss_sums": loss_sums,
             "masked_tokens": n_masked,
             "tokens": n_tokens,
             "squared": squared,

@@ -28,7 +28,8 @@ BAD_BATCHES = "not_finite"
 def write_pending(run: Run, *, seconds: float) -> float:
     """Read the metrics off the device, check them, and write one log line per step.
 
-    A line holds ``step``, ``epoch``, ``loss`` (nats per masked token), ``masked_tokens`` and ``tokens`` (of
+    A line holds ``step``, ``epoch``, ``loss`` (nats per masked token), with ``optim.cell_loss`` also
+    ``cell_loss`` (the same genes, guessed from the cell's vector), ``masked_tokens`` and ``tokens`` (of
     all processes, filling left out), ``lr``, ``grad_norm`` (before clipping), ``tokens_per_s``, ``mfu``
     (needed arithmetic over the peak of all devices, see `flops`; None where the peak is not known),
     ``peak_memory_mb``, ``data_wait_s`` and ``data_wait_share`` (of the step's time).
@@ -50,15 +51,15 @@ def write_pending(run: Run, *, seconds: float) -> float:
         A loss or gradient norm is not finite; this process's batches of the step are saved.
     """
     accelerator, pending = run.accelerator, run.pending
-    loss_sums = accelerator.reduce(torch.stack([line.pop("loss_sum") for line in pending]), "sum").tolist()
+    loss_sums = accelerator.reduce(torch.stack([line.pop("loss_sums") for line in pending]), "sum").tolist()
     memory = peak_memory_mb(accelerator.device)
     mean_step_s = seconds / len(pending)
     peak = None if run.peak_flops is None else run.peak_flops * accelerator.num_processes
-    for line, loss_sum in zip(pending, loss_sums, strict=True):
+    for line, (loss_sum, cell_sum) in zip(pending, loss_sums, strict=True):
         n_masked, n_tokens, norm = int(line["masked_tokens"]), int(line["tokens"]), float(line["grad_norm"])
-        loss = loss_sum / n_masked
+        loss, cell_loss = loss_sum / n_masked, cell_sum / n_masked
         data = line.pop("data")
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        if not all(map(math.isfinite, (loss, cell_loss, norm))):
             saved = save_batches(run.out, data, step=line["step"], rank=accelerator.process_index)
             raise ValueError(
                 f"the loss ({loss}) or the gradient norm ({norm}) of step {line['step']} is not finite. The "
@@ -69,6 +70,8 @@ def write_pending(run: Run, *, seconds: float) -> float:
             run.bare_model.config, n_tokens=n_tokens, squared=int(line.pop("squared")), n_masked=n_masked
         )
         line |= {"loss": loss, "masked_tokens": n_masked, "tokens": n_tokens, "grad_norm": norm}
+        if run.config.optim.cell_loss:
+            line["cell_loss"] = cell_loss
         run.log.write(
             {
                 **line,
@@ -80,7 +83,7 @@ def write_pending(run: Run, *, seconds: float) -> float:
         )
     run.log.flush()
     n_seen = sum(line["tokens"] for line in pending)
-    mean_loss = sum(loss_sums) / sum(line["masked_tokens"] for line in pending)
+    mean_loss = sum(of_tokens for of_tokens, _ in loss_sums) / sum(line["masked_tokens"] for line in pending)
     run.count_tokens(n_seen)
     pending.clear()
     return mean_loss

@@ -266,7 +266,12 @@ def _start(
         start_embeddings_at_components(bare_model, data.corpus, seed=config.run.seed)
     if checkpoint is None and config.model.positions == "waves":
         start_positions_at_waves(bare_model, seed=config.run.seed)
-    module = SummedLoss(bare_model, config.run.precision)
+    module = SummedLoss(
+        bare_model,
+        config.run.precision,
+        with_cells=config.optim.cell_loss > 0,
+        n_special=data.vocabulary.n_special,
+    )
     model, optimizer = _prepare(module, config, accelerator)
     if checkpoint is not None:
         checkpoints.restore(checkpoint, module.model, optimizer)

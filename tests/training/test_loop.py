@@ -38,7 +38,10 @@ def make_run(tiny_vocabulary):
 def begin_run(config, out: Path, vocabulary) -> Run:
     accelerator = Accelerator(cpu=True)
     module = SummedLoss(
-        new_model(ModelConfig(**config.model.shape), vocabulary, seed=0), config.run.precision
+        new_model(ModelConfig(**config.model.shape), vocabulary, seed=0),
+        config.run.precision,
+        with_cells=config.optim.cell_loss > 0,
+        n_special=vocabulary.n_special,
     )
     optimizer = make_optimizer(module, config.optim, device=accelerator.device)
     model, optimizer = accelerator.prepare(module, optimizer)
@@ -51,6 +54,37 @@ def begin_run(config, out: Path, vocabulary) -> Run:
 def steps_of(config, accumulation: int = 1):
     data = open_data(config)
     return training_steps(data.corpus, data.vocabulary, data.batches, share=Share(0, 1, accumulation))
+
+
+def cell_by_cell_mean_loss(model, data: StepData, n_special: int) -> torch.Tensor:
+    """Each cell's hidden genes guessed from the mean state of its visible ones, one cell at a time."""
+    losses = []
+    for batch in data.batches:
+        for left, right in zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True):
+            ids, labels = batch.input_ids[0, left:right], batch.labels[0, left:right]
+            states = model.bert(ids[None], output_hidden_states=True).hidden_states[-2][0]
+            cell = states[(labels == -100) & (ids >= n_special)].mean(dim=0)
+            shares = (model.cls.predictions.decoder(cell)).log_softmax(dim=0)
+            losses.append(-shares[labels[labels != -100]])
+    return torch.cat(losses).sum() / data.n_masked
+
+
+def test_the_cell_loss_is_added_with_its_weight(make_config, make_run, tmp_path, tiny_vocabulary):
+    config = make_config("model.dropout=0", "optim.cell_loss=0.5", "optim.clip_norm=0.7")
+    run = make_run(config, tmp_path)
+    plain = new_model(ModelConfig(**config.model.shape), tiny_vocabulary, seed=0)
+    plain.set_attn_implementation("eager")
+    data = next(steps_of(config))
+    take_step(run, data, waited=0.0)
+
+    of_tokens = padded_mean_loss(plain, data)
+    of_cells = cell_by_cell_mean_loss(plain, data, tiny_vocabulary.n_special)
+    (of_tokens + 0.5 * of_cells).backward()
+    norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.7)
+    line = run.pending[0]
+    sums = (line["loss_sums"] / line["masked_tokens"]).tolist()
+    assert sums == pytest.approx([of_tokens.item(), of_cells.item()], abs=1e-5)
+    assert float(line["grad_norm"]) == pytest.approx(float(norm), rel=1e-4)
 
 
 def padded_mean_loss(model, data: StepData) -> torch.Tensor:
@@ -91,7 +125,7 @@ def test_one_step_equals_plain_bert_and_plain_adamw(
     norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.7)
     optimizer.step()
     line = run.pending[0]
-    assert float(line["loss_sum"]) / line["masked_tokens"] == pytest.approx(loss.item(), abs=1e-5)
+    assert float(line["loss_sums"][0]) / line["masked_tokens"] == pytest.approx(loss.item(), abs=1e-5)
     assert float(line["grad_norm"]) == pytest.approx(float(norm), rel=1e-4)
     for (name, ours), theirs in zip(run.bare_model.named_parameters(), plain.parameters(), strict=True):
         # Adam's first update is lr * sign(gradient): gradients of rounding size may flip, hence the mean.
@@ -200,7 +234,7 @@ def test_other_ways_to_the_same_step(make_config, make_run, tmp_path, change):
         assert len(calls) == (4 if config.run.activation_checkpointing else 2)
         weights.append(dict(run.bare_model.named_parameters()))
         line = run.pending[0]
-        weights[-1]["loss"] = line["loss_sum"] / line["masked_tokens"]
+        weights[-1]["loss"] = line["loss_sums"][0] / line["masked_tokens"]
         weights[-1]["norm"] = line["grad_norm"]
     for name, weight in weights[0].items():
         # Adam's first update is lr * sign(gradient): gradients of rounding size may flip, hence the mean.

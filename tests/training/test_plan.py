@@ -116,7 +116,7 @@ def test_operations_against_a_profiler(make_config):
     step = next(training_steps(data.corpus, data.vocabulary, data.batches, share=Share()))
     module = SummedLoss(new_model(ModelConfig(**config.model.shape), data.vocabulary, seed=0), "fp32")
     with FlopCounterMode(display=False) as counter:
-        module(step.batches[0]).backward()
+        module(step.batches[0])[0].backward()
     planned = plan_run(config)["mflop_per_token"] * 1e6 * step.n_tokens
     # Attention is one operator of ours that the counter does not see: 4 * length * width a token and layer.
     lengths = step.batches[0].cu_seqlens.diff().double()
