@@ -201,6 +201,7 @@ def _draw(found: Explanation, folder: Path) -> None:
     from geneformer_grn.report.explanation_figures import deletion_figure, driver_genes_figure
 
     first = found.drivers["method"].iloc[0]
-    (folder / "deletion.png").write_bytes(to_png(deletion_figure(found.deletion)))
+    ranking = "class" if (found.deletion["ranking"] == "class").any() else "cell"
+    (folder / "deletion.png").write_bytes(to_png(deletion_figure(found.deletion, ranking=ranking)))
     drivers = found.drivers[found.drivers["method"] == first]
     (folder / "drivers.png").write_bytes(to_png(driver_genes_figure(drivers)))

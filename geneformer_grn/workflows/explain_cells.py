@@ -68,6 +68,12 @@ def choose_cells(
     rng = np.random.default_rng(options.seed)
     sizes = _even_sizes([len(rows) for rows in held.values()], options.n_cells)
     drawn = [rng.choice(rows, size, replace=False) for rows, size in zip(held.values(), sizes, strict=True)]
+    if alone := [explained.names[number] for number, rows in zip(held, drawn, strict=True) if len(rows) == 1]:
+        logger.warning(
+            "one cell is explained of: %s; whether a list of the class's genes is faithful shows in other "
+            "cells of the class only, so there is no curve for it. Raise --cells, or give more of its cells",
+            ", ".join(alone),
+        )
     cells = np.concatenate(drawn)
     targets = np.repeat(list(held), [len(rows) for rows in drawn])
     order = np.argsort(cells, kind="stable")

@@ -132,9 +132,19 @@ class MethodFound:
 
 
 def deletion_rows(
-    deletion: Deletion, names: Sequence[str], donors: np.ndarray | None, *, seed: int, **labels: str
-) -> pd.DataFrame:
-    """Return the deletion table of all cells, and beneath it that of each class; `labels` become columns."""
+    deletion: Deletion, names: Sequence[str], donors: np.ndarray | None, *, seed: int, method: str,
+    ranking: str,
+) -> pd.DataFrame:  # fmt: skip
+    """Return the deletion table of all cells, and beneath it that of each class.
+
+    The driver genes of a class were found in other cells of it, so by the ranking ``class`` a class of which
+    one cell is explained has no rows.
+    """
+    if ranking == "class":
+        rows = np.flatnonzero(np.bincount(deletion.targets)[deletion.targets] > 1)
+        deletion, donors = deletion.of(rows), None if donors is None else donors[rows]
+        if not len(rows):
+            return pd.DataFrame()
     whole = deletion_table(deletion, groups=donors, seed=seed).assign(**{"class": ""})
     parts = [whole]
     for number in np.unique(deletion.targets) if len(names) > 1 else []:
@@ -142,7 +152,7 @@ def deletion_rows(
         own = None if donors is None else donors[rows]
         table = deletion_table(deletion.of(rows), groups=own, n_bootstrap=500, seed=seed)
         parts.append(table.assign(**{"class": names[number]}))
-    return pd.concat(parts, ignore_index=True).assign(**labels)
+    return pd.concat(parts, ignore_index=True).assign(method=method, ranking=ranking)
 
 
 def main_figures(deletion: pd.DataFrame, cells: pd.DataFrame, tolerance: float) -> dict[str, dict[str, Any]]:

@@ -107,6 +107,19 @@ def test_the_curves_are_of_every_method_ranking_and_class(found):
     assert figures["excess"] == pytest.approx(row["excess"].item())
 
 
+def test_a_class_of_one_explained_cell_has_no_curve_of_its_list(two, counts, caplog):
+    """Its genes were found in no other cell: it would count as an excess of exactly nothing."""
+    options = ExplainOptions(label="cell_type", methods=("gradient_x_input",), n_cells=3, deletion=QUICK)
+    deletion = explain_counts(two[:1], counts, options).deletion
+    assert "one cell is explained of: A;" in caplog.text
+    by_class = deletion[(deletion["ranking"] == "class") & (deletion["method"] == "gradient_x_input")]
+    assert set(by_class["class"]) == {"", "B"}
+    assert set(by_class["n_cells"]) == {2}
+    assert set(deletion.loc[deletion["ranking"] == "cell", "class"]) == {"", "A", "B"}
+    alone = explain_counts(two[:1], counts, dataclasses.replace(options, n_cells=2)).deletion
+    assert set(alone["ranking"]) == {"cell"}
+
+
 def test_integrated_gradients_report_their_completeness(tiny_encoder, counts):
     options = ExplainOptions(label="cell_type", n_cells=2, deletion=QUICK)
     found = explain_counts([model(tiny_encoder, SPEC)], counts, options)
