@@ -29,11 +29,17 @@ def propagate(
         str,
         typer.Option(
             "--method",
-            help="iterated (hop by hop), linear (all hops), walk (ranking only), covariance (no network: the "
-            "control), ordered (no table: networks that lead downwards only, from raw counts).",
+            help="iterated (hop by hop), linear (all hops), walk (ranking only), clamped (hop by hop in each "
+            "cell, as CellOracle), covariance (no network: the control), ordered (no table: networks that "
+            "lead downwards only, from raw counts), rerank (no table: through the model, in ranks).",
         ),
     ] = "iterated",
-    hops: Annotated[int, typer.Option("--hops", min=1, help="Depth of iterated.")] = 3,
+    hops: Annotated[
+        int, typer.Option("--hops", min=1, help="Depth of iterated and clamped; times rerank asks the model.")
+    ] = 3,
+    cells_per_source: Annotated[
+        int, typer.Option("--cells-per-source", min=1, help="For rerank: cells each gene is deleted in.")
+    ] = 50,
     edge_method: Annotated[
         str | None, typer.Option("--edge-method", help="Use only the edges of this method.")
     ] = None,
@@ -56,7 +62,7 @@ def propagate(
         ),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", help="Whose vocabulary reads the cells; its weights are not used.")
+        str, typer.Option("--model", help="Whose vocabulary reads the cells; rerank runs it.")
     ] = "mini",
     where: options.Where = None,
     species: options.Species = "human",
@@ -66,6 +72,7 @@ def propagate(
     allow_normalised: options.AllowNormalised = False,
     sum_duplicates: options.SumDuplicates = False,
     drop_empty: options.DropEmpty = False,
+    device: options.Device = "auto",
     threads: options.Threads = None,
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
@@ -76,18 +83,25 @@ def propagate(
         from geneformer_grn.cells.counts import ReadSettings
         from geneformer_grn.network.propagation import PropagationSettings
         from geneformer_grn.workflows.cells import OpenSettings
-        from geneformer_grn.workflows.propagation import PropagateRequest, propagate_file
+        from geneformer_grn.workflows.propagation import PropagateRequest
+        from geneformer_grn.workflows.propagation_file import propagate_file
         from geneformer_grn.workflows.regulators import read_gene_list
 
         request = PropagateRequest(
             sources=tuple(filter(None, map(str.strip, sources.split(",")))),
             kind=kind,
             edge_method=edge_method,
-            settings=PropagationSettings(method=method, n_hops=hops, seed=seed),  # type: ignore[arg-type]  # checked there
+            settings=PropagationSettings(
+                method=method,  # type: ignore[arg-type]  # checked there
+                n_hops=hops,
+                cells_per_source=cells_per_source,
+                seed=seed,
+            ),
             regulators=None if regulators is None else read_gene_list(regulators),
         )
         opening = OpenSettings(
             model=model,
+            device=device,
             groups=groups,
             read=ReadSettings(
                 layer=layer,

@@ -25,11 +25,16 @@ UNITLESS_METHODS = frozenset(
 )
 """Methods whose weights rank edges but are no coefficients, signed or not."""
 
-EDGELESS = {
+METHODS = ("iterated", "linear", "walk", "clamped", "covariance", "ordered", "rerank")
+"""All ways of propagation."""
+
+FROM_CELLS = {
+    "clamped": "geneformer_grn.network.responses.clamped_response",
     "covariance": "geneformer_grn.network.responses.marginal_response",
     "ordered": "geneformer_grn.network.ordered_response.ordered_response",
+    "rerank": "geneformer_grn.extraction.propagation.rerank_effects",
 }
-"""Ways of propagation that read cells and follow no edges -> the function that does it."""
+"""Those that need cells, whatever the edges -> the function that does it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,26 +46,33 @@ class PropagationSettings:
     method
         ``iterated``: hop by hop, `n_hops` deep. ``linear``: the sum over all hops in closed form,
         ``(I - Wᵀ)⁻¹ u``. ``walk``: random walk with restart on the magnitudes; ranks genes, predicts no sign.
-        ``covariance``: no network at all, see `geneformer_grn.network.responses.marginal_response`; the
-        control that the others have to beat. ``ordered``: no edges either, see
-        `geneformer_grn.network.ordered_response.ordered_response`.
+        ``clamped``: as ``iterated``, but in every cell, then averaged. ``covariance``: no network at all, see
+        `geneformer_grn.network.responses.marginal_response`; the control that the others have to beat.
+        ``ordered``: no edges either, see `geneformer_grn.network.ordered_response.ordered_response`.
+        ``rerank``: through the model, which follows no edges either and needs its weights.
     n_hops
-        Depth of ``iterated``.
+        Depth of ``iterated`` and ``clamped``; how often ``rerank`` asks the model.
     restart
         Probability of returning to the source at each step of ``walk``.
+    cells_per_source
+        Of ``rerank``: most cells each source is deleted in.
     seed
-        Of ``ordered``; the others draw nothing.
+        Of ``ordered`` and ``rerank``; the others draw nothing.
     """
 
-    method: Literal["iterated", "linear", "walk", "covariance", "ordered"] = "iterated"
+    method: Literal["iterated", "linear", "walk", "clamped", "covariance", "ordered", "rerank"] = "iterated"
     n_hops: int = 3
     restart: float = 0.5
+    cells_per_source: int = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known = ("iterated", "linear", "walk", "covariance", "ordered")
-        if self.method not in known:
-            raise ValueError(f"propagation method {self.method!r} is unknown; use one of {', '.join(known)}")
+        if self.method not in METHODS:
+            raise ValueError(
+                f"propagation method {self.method!r} is unknown; use one of {', '.join(METHODS)}"
+            )
+        if self.cells_per_source < 1:
+            raise ValueError(f"a source is deleted in at least one cell, got {self.cells_per_source}")
         if self.n_hops < 1:
             raise ValueError(f"effects need at least one hop to travel, got {self.n_hops}")
         if not 0 < self.restart < 1:
@@ -105,10 +117,10 @@ def propagate(
         ``linear`` has no finite answer because a feedback loop amplifies itself (spectral radius ≥ 1).
     """
     settings = settings or PropagationSettings()
-    if settings.method in EDGELESS:
+    if settings.method in FROM_CELLS:
         raise ValueError(
-            f"the {settings.method} response follows no edges and needs cells (--expression FILE, or "
-            f"{EDGELESS[settings.method]})"
+            f"the {settings.method} response is one of cells, which are needed (--expression FILE, or "
+            f"{FROM_CELLS[settings.method]})"
         )
     checked = check_edges(edges)
     coefficients = checked["weight"].abs() if settings.method == "walk" else signed_weights(checked)

@@ -8,7 +8,7 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from geneformer_grn.network.edges import check_edges
 from geneformer_grn.network.propagation import signed_weights
 
 _COLUMNS = ["source", "gene", "group", "hop", "effect"]
+_CELLS_TOGETHER = 2_000
 
 
 def marginal_response(
@@ -145,27 +146,96 @@ def clamped_response(
     >>> shifts = clamped_response(signed, expression, genes, source="ENSG00000066336")  # doctest: +SKIP
     >>> shifts.mean(axis=0)  # doctest: +SKIP
     """
-    place = {gene: column for column, gene in enumerate(gene_ids.tolist())}
+    inputs, place = _inputs(edges, gene_ids)
     if source not in place:
         raise ValueError(f"gene {source!r} is not in the expression matrix")
     if n_steps < 1 or not level >= 0:
         raise ValueError(
             f"a simulation takes at least 1 step at a level of 0 or more, got {n_steps}, {level}"
         )
+    start = _dense(expression)
+    *_, change = _steps(inputs, start, place[source], level, n_steps)
+    return change
+
+
+def clamped_effects(
+    edges: pd.DataFrame,
+    expression: Expression,
+    gene_ids: np.ndarray,
+    changes: Mapping[str, float],
+    *,
+    n_steps: int = 3,
+    group: str = "all",
+) -> pd.DataFrame:
+    """Return the mean of `clamped_response` over the cells, for several genes and step by step.
+
+    Parameters
+    ----------
+    edges, expression, gene_ids, n_steps
+        As in `clamped_response`; genes without an edge are left out.
+    changes
+        Source -> change of its mean; every cell is held at the changed mean, 0 at least.
+    group
+        Name of the cells, for the table.
+
+    Returns
+    -------
+    DataFrame
+        ``source``, ``gene``, ``group``, ``hop`` (0 for the source itself; what one more step changes, so that
+        the sum over hops is the predicted change) and ``effect``; no row where the effect is 0.
+    """
+    inside = set(edges["source"]) | set(edges["target"]) | set(changes)
+    columns = np.flatnonzero([gene in inside for gene in gene_ids.tolist()])
+    genes, part = gene_ids[columns], expression[:, columns]
+    inputs, place = _inputs(edges, genes)
+    mean, _ = mean_and_sd(part)
+    tables = []
+    for source, change in changes.items():
+        level = max(float(mean[place[source]]) + change, 0.0)
+        total = np.zeros((n_steps + 1, len(genes)))
+        for begin in range(0, part.shape[0], _CELLS_TOGETHER):
+            start = _dense(part[begin : begin + _CELLS_TOGETHER])
+            for step, shift in enumerate(_steps(inputs, start, place[source], level, n_steps)):
+                total[step] += shift.sum(axis=0)
+        effects = np.diff(total / part.shape[0], axis=0, prepend=0.0)
+        hops, positions = np.nonzero(effects)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "source": source, "gene": genes[positions], "group": group, "hop": hops,
+                    "effect": effects[hops, positions],
+                }
+            )
+        )  # fmt: skip
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_COLUMNS)
+
+
+def _inputs(edges: pd.DataFrame, gene_ids: np.ndarray) -> tuple[sparse.csr_matrix, dict[str, int]]:
+    """Return the ``(g, g)`` coefficients, a row a target, and the place of each gene."""
+    place = {gene: column for column, gene in enumerate(gene_ids.tolist())}
     checked = check_edges(edges)
     coefficients = signed_weights(checked).to_numpy(np.float64)
     known = (checked["source"].isin(place) & checked["target"].isin(place)).to_numpy()
     rows = checked.loc[known, "source"].map(place).to_numpy(np.int64)
     columns = checked.loc[known, "target"].map(place).to_numpy(np.int64)
-    n_genes = len(gene_ids)
-    inputs = sparse.csr_matrix((coefficients[known], (columns, rows)), shape=(n_genes, n_genes))
-    dense = expression.toarray() if sparse.issparse(expression) else expression
-    start = np.asarray(dense, dtype=np.float64)
-    held = level - start[:, place[source]]
+    shape = (len(gene_ids), len(gene_ids))
+    return sparse.csr_matrix((coefficients[known], (columns, rows)), shape=shape), place
+
+
+def _dense(expression: Expression) -> np.ndarray:
+    return np.asarray(expression.toarray() if sparse.issparse(expression) else expression, dtype=np.float64)
+
+
+def _steps(
+    inputs: sparse.csr_matrix, start: np.ndarray, source: int, level: float, n_steps: int
+) -> Iterator[np.ndarray]:
+    """Yield the ``(n, g)`` change after no step, one, two, ..."""
+    held = level - start[:, source]
     change = np.zeros_like(start)
-    change[:, place[source]] = held
+    change[:, source] = held
+    yield change
     for _ in range(n_steps):
         change = (inputs @ change.T).T
-        change[:, place[source]] = held
+        change[:, source] = held
         change = np.maximum(change, -start)
-    return change
+        yield change

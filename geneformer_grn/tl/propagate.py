@@ -22,11 +22,12 @@ def propagate(
     edges: pd.DataFrame | None = None,
     groups: str | None = None,
     kind: Literal["delete", "overexpress"] = "delete",
-    method: Literal["iterated", "linear", "walk", "covariance", "ordered"] = "iterated",
+    method: Literal["iterated", "linear", "walk", "clamped", "covariance", "ordered", "rerank"] = "iterated",
     n_hops: int = 3,
     regulators: Sequence[str] | None = None,
     seed: int = 0,
     model: str | Path = "mini",
+    device: str = "auto",
     layer: str | None = None,
     gene_column: str | None = None,
     counts_column: str | None = None,
@@ -50,9 +51,12 @@ def propagate(
     kind, method, n_hops
         See `geneformer_grn.workflows.propagation.propagate_cells`.
     regulators, seed
-        Of ``ordered``: genes that may regulate (None: the sources of the edges), and the seed of its halves.
+        Of ``ordered``: genes that may regulate (None: the sources of the edges), and the seed of its halves
+        (``rerank`` draws its cells by it).
     model
-        Whose vocabulary reads the cells; its weights are not used.
+        Whose vocabulary reads the cells; its weights are used by ``rerank`` alone.
+    device
+        Where ``rerank`` runs it.
     layer, gene_column, counts_column, allow_normalised, sum_duplicates, drop_empty, species
         How the counts are read; see `geneformer_grn.cells.counts.ReadSettings`.
 
@@ -61,7 +65,7 @@ def propagate(
     None
         Writes ``uns["geneformer_propagated"]`` (``source``, ``gene``, ``group``, ``hop``, ``effect`` in mean
         log-normalised expression, symbols), ``uns["geneformer_signed_edges"]`` (the refitted edges;
-        none for ``ordered``) and
+        none for ``ordered`` and ``rerank``, whose effects are in ranks) and
         ``uns["geneformer_grn"]["propagate"]``.
 
     Raises
@@ -78,7 +82,7 @@ def propagate(
     from geneformer_grn.network.propagation import PropagationSettings
     from geneformer_grn.workflows.cells import OpenSettings, open_cells
     from geneformer_grn.workflows.perturb import split_names
-    from geneformer_grn.workflows.propagation import PropagateRequest, find_sources, propagate_cells
+    from geneformer_grn.workflows.propagation import PropagateRequest, find_sources, propagate_opened
 
     earlier: dict[str, Any] = adata.uns.get("geneformer_grn", {})
     if edges is None:
@@ -99,23 +103,15 @@ def propagate(
         drop_empty=drop_empty,
         species=species,
     )
-    cells = open_cells(adata, OpenSettings(model=model, groups=groups, read=read), with_model=False)
     request = PropagateRequest(
         sources=tuple(find_sources(names, table)),
         kind=kind,
         settings=PropagationSettings(method=method, n_hops=n_hops, seed=seed),
         regulators=None if regulators is None else tuple(regulators),
     )
-    result = propagate_cells(
-        table,
-        cells.counts,
-        cells.vocabulary,
-        sources=request.sources,
-        kind=kind,
-        labels=cells.labels,
-        settings=request.settings,
-        regulators=request.regulators,
-    )
+    opening = OpenSettings(model=model, device=device, groups=groups, read=read)
+    cells = open_cells(adata, opening, with_model=method == "rerank")
+    result = propagate_opened(table, cells, request, sources=request.sources)
     adata.uns["geneformer_propagated"] = result.effects
     adata.uns["geneformer_signed_edges"] = result.edges
     provenance = {

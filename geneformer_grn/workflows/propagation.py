@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from geneformer_grn._runtime import library_versions, logger, write_json
+from geneformer_grn._runtime import logger
 from geneformer_grn.cells.counts import CellCounts, log_normalised
 from geneformer_grn.genes.table import load_gene_table
 from geneformer_grn.genes.vocabulary import GeneVocabulary
-from geneformer_grn.network.edges import (
-    check_destination,
-    check_edges,
-    read_edges,
-    read_universe,
-    write_edges,
-    write_table,
-)
+from geneformer_grn.network.edges import check_edges
 from geneformer_grn.network.inference import Expression, mean_and_sd
 from geneformer_grn.network.propagation import PropagationSettings, propagate
 from geneformer_grn.network.refit import expression_change, refit_signed
-from geneformer_grn.network.responses import marginal_response
-from geneformer_grn.workflows.cells import OpenSettings, open_cells
+from geneformer_grn.network.responses import clamped_effects, marginal_response
+from geneformer_grn.workflows.cells import OpenedCells
+from geneformer_grn.workflows.model_propagation import rerank_groups
 from geneformer_grn.workflows.network import ALL_CELLS, with_symbols
 from geneformer_grn.workflows.ordered_propagation import ordered_effects
 
@@ -38,10 +31,11 @@ class PropagatedResult:
     ----------
     effects
         ``source``, ``gene``, ``group``, ``hop``, ``effect`` and symbols: changes of mean log-normalised
-        expression (of the visiting probability, for the random walk).
+        expression (of the visiting probability, for the random walk; in ranks towards the front, for
+        ``rerank``).
     edges
         The signed coefficients they travelled along: refitted edges of all groups, in the edge schema; none
-        for ``ordered``.
+        for ``ordered`` and ``rerank``.
     """
 
     effects: pd.DataFrame
@@ -79,6 +73,10 @@ class PropagateRequest:
             raise ValueError(
                 f"regulators are named for the ordered response; {self.settings.method} follows the edges"
             )
+        if self.kind != "delete" and self.settings.method == "rerank":
+            raise ValueError(
+                "rerank takes a gene out of the model's input; --kind delete is all it can follow"
+            )
 
 
 def propagate_cells(
@@ -113,7 +111,8 @@ def propagate_cells(
     labels
         ``(n,)`` str group of each cell; None: the edges are those of all cells.
     settings
-        Method and depth. Expression is not predicted to fall below zero by ``iterated``. ``covariance``
+        Method and depth; ``rerank`` is for `propagate_opened`. Expression is not predicted to fall below zero
+        by ``iterated`` and ``clamped``. ``covariance``
         predicts the genes of the edges, whichever of them are connected; for ``ordered`` see
         `geneformer_grn.workflows.ordered_propagation.ordered_effects`.
     regulators
@@ -125,18 +124,11 @@ def propagate_cells(
         The edges are of groups and `labels` is None, a group of the edges has no cells, or its edges' genes
         are not those of the cells.
     """
-    checked = check_edges(edges)
-    if "group" not in checked.columns:
-        checked["group"] = ALL_CELLS
+    settings = settings or PropagationSettings()
+    checked = grouped_edges(edges, labels)
     expression = log_normalised(counts)
     gene_ids = vocabulary.ensembl_ids[counts.column_tokens]
-    named = sorted(set(checked["group"].astype(str)) - {ALL_CELLS})
-    if labels is None and named:
-        raise ValueError(
-            f"these are edges of the groups {', '.join(named[:5])}, and are refitted to the cells of each: "
-            "the column of the groups is needed; name it by --groups"
-        )
-    if settings is not None and settings.method == "ordered":
+    if settings.method == "ordered":
         predicted = ordered_effects(
             checked, counts, vocabulary,
             sources=sources, kind=kind, labels=labels, regulators=regulators, seed=settings.seed,
@@ -146,20 +138,18 @@ def propagate_cells(
         )
     effects, refitted = [], []
     for group, part in checked.groupby("group", sort=False):
-        rows = np.arange(len(counts)) if labels is None else np.flatnonzero(labels == group)
-        if len(rows) == 0:
-            raise ValueError(
-                f"the edges of group {group!r} have no cells here; name the column of the groups by --groups "
-                f"(groups found: {', '.join(sorted(set(labels if labels is not None else [])))})"
-            )
-        inside = expression[rows]
+        inside = expression[cells_of(str(group), labels, len(counts))]
         signed = refit_signed(part, inside, gene_ids)
         refitted.append(signed)
         mean, _ = mean_and_sd(inside)
         moved = _changes(signed, inside, gene_ids, sources=sources, kind=kind)
-        if moved and settings is not None and settings.method == "covariance":
+        if moved and settings.method == "covariance":
             genes = sorted({*signed["source"], *signed["target"]})
             effects.append(marginal_response(inside, gene_ids, moved, targets=genes, group=str(group)))
+        elif moved and settings.method == "clamped":
+            effects.append(
+                clamped_effects(signed, inside, gene_ids, moved, n_steps=settings.n_hops, group=str(group))
+            )
         elif moved:
             floor = dict(zip(gene_ids.tolist(), (-mean).tolist(), strict=True))
             effects.append(propagate(signed, moved, settings=settings, lowest=floor))
@@ -168,6 +158,81 @@ def propagate_cells(
         effects=with_symbols(pd.concat(effects, ignore_index=True) if effects else empty, vocabulary),
         edges=with_symbols(pd.concat(refitted, ignore_index=True), vocabulary),
     )
+
+
+def propagate_opened(
+    edges: pd.DataFrame, cells: OpenedCells, request: PropagateRequest, *, sources: Sequence[str]
+) -> PropagatedResult:
+    """Do what is asked with opened cells: through the model, or as `propagate_cells`.
+
+    Parameters
+    ----------
+    edges
+        Edge table.
+    cells
+        With the model, for ``rerank``.
+    request
+        What is perturbed, and how its effects travel.
+    sources
+        Its sources as the table writes them, see `find_sources`.
+
+    Raises
+    ------
+    ValueError
+        See `propagate_cells` and `geneformer_grn.workflows.model_propagation.rerank_groups`.
+    """
+    if request.settings.method != "rerank":
+        return propagate_cells(
+            edges, cells.counts, cells.vocabulary,
+            sources=sources, kind=request.kind, labels=cells.labels, settings=request.settings,
+            regulators=request.regulators,
+        )  # fmt: skip
+    checked = grouped_edges(edges, cells.labels)
+    groups = {
+        str(group): (cells_of(str(group), cells.labels, len(cells.counts)), part)
+        for group, part in checked.groupby("group", sort=False)
+    }
+    effects = rerank_groups(groups, cells, sources=sources, settings=request.settings)
+    return PropagatedResult(
+        effects=with_symbols(effects, cells.vocabulary), edges=with_symbols(checked[:0], cells.vocabulary)
+    )
+
+
+def grouped_edges(edges: pd.DataFrame, labels: np.ndarray | None) -> pd.DataFrame:
+    """Return checked edges with a column ``group``.
+
+    Raises
+    ------
+    ValueError
+        The edges are of groups, and the cells have none.
+    """
+    checked = check_edges(edges)
+    if "group" not in checked.columns:
+        checked["group"] = ALL_CELLS
+    named = sorted(set(checked["group"].astype(str)) - {ALL_CELLS})
+    if labels is None and named:
+        raise ValueError(
+            f"these are edges of the groups {', '.join(named[:5])}, and effects along them are those in the "
+            "cells of each: the column of the groups is needed; name it by --groups"
+        )
+    return checked
+
+
+def cells_of(group: str, labels: np.ndarray | None, n_cells: int) -> np.ndarray:
+    """Return the rows of a group's cells; all rows where cells are not grouped.
+
+    Raises
+    ------
+    ValueError
+        It has none.
+    """
+    rows = np.arange(n_cells) if labels is None else np.flatnonzero(labels == group)
+    if len(rows) == 0:
+        raise ValueError(
+            f"the edges of group {group!r} have no cells here; name the column of the groups by --groups "
+            f"(groups found: {', '.join(sorted(set(labels if labels is not None else [])))})"
+        )
+    return rows
 
 
 def find_sources(names: Sequence[str], edges: pd.DataFrame) -> list[str]:
@@ -202,103 +267,6 @@ def find_sources(names: Sequence[str], edges: pd.DataFrame) -> list[str]:
             f"network; its largest regulators are {', '.join(table.symbol_of.get(hub, hub) for hub in hubs)}"
         )
     return list(dict.fromkeys(found))
-
-
-def propagate_file(
-    edges_path: Path | str,
-    out: Path,
-    request: PropagateRequest,
-    *,
-    expression: Path | str | None,
-    opening: OpenSettings,
-) -> pd.DataFrame:
-    """Propagate along the edges of a file and write the effects and, after a refit, the signed edges.
-
-    Without expression the edges' own weights are the coefficients, where they can be (see
-    `geneformer_grn.network.propagation.signed_weights`), and each source moves by one unit.
-
-    Parameters
-    ----------
-    edges_path
-        Edge table.
-    out
-        Table of effects; ``<name>.parameters.json`` and, after a refit, ``<name>.edges.tsv`` are written
-        beside it.
-    request
-        What is perturbed, and how effects travel.
-    expression
-        Cells to refit to.
-    opening
-        How those are read. Without a column of groups, the one that the edges were scored by is used.
-
-    Returns
-    -------
-    DataFrame
-        The effects.
-
-    Raises
-    ------
-    FileNotFoundError, PermissionError, ValueError
-        The input or the destination is wrong; nothing is written then.
-    """
-    check_destination(out)
-    beside = out.name.removesuffix(".gz").removesuffix(".tsv")
-    signed_path = out.with_name(f"{beside}.edges.tsv")
-    if Path(edges_path).resolve() in {out.resolve(), signed_path.resolve()}:
-        raise ValueError(f"writing {out.name} would replace the edges it is made from; name another --out")
-    edges = _of_method(read_edges(edges_path), request.edge_method)
-    sources = find_sources(request.sources, edges)
-    refitted = None
-    if expression is None:
-        effects = _along_own_weights(edges, sources, request)
-    else:
-        if opening.groups is None and (universe := read_universe(edges_path)) is not None:
-            opening = replace(opening, groups=universe.groups_column)
-        cells = open_cells(expression, opening, with_model=False)
-        result = propagate_cells(
-            edges, cells.counts, cells.vocabulary,
-            sources=sources, kind=request.kind, labels=cells.labels, settings=request.settings,
-            regulators=request.regulators,
-        )  # fmt: skip
-        effects, refitted = result.effects, result.edges if len(result.edges) else None
-    if effects.empty:
-        raise ValueError(
-            f"none of {', '.join(request.sources)} is expressed and regulates anything along these edges"
-        )
-    if refitted is not None:
-        write_edges(refitted, signed_path)
-    write_table(effects, out)
-    parameters = asdict(request) | {
-        "verb": "propagate", "edges": Path(edges_path), "groups": opening.groups,
-        "expression": None if expression is None else Path(expression),
-        "seed": request.settings.seed, "versions": library_versions(),
-    }  # fmt: skip
-    write_json(out.with_name(f"{beside}.parameters.json"), parameters)
-    logger.info("wrote %d effects to %s", len(effects), out)
-    return effects
-
-
-def _along_own_weights(edges: pd.DataFrame, sources: list[str], request: PropagateRequest) -> pd.DataFrame:
-    """Return the effects of moving each source by one unit of the table's own coefficients."""
-    unit = {"delete": -1.0, "overexpress": 1.0}[request.kind]
-    effects = propagate(edges, dict.fromkeys(sources, unit), settings=request.settings)
-    symbol_of = load_gene_table().symbol_of
-    return effects.assign(
-        source_symbol=[symbol_of.get(gene, gene) for gene in effects["source"]],
-        gene_symbol=[symbol_of.get(gene, gene) for gene in effects["gene"]],
-    )
-
-
-def _of_method(edges: pd.DataFrame, method: str | None) -> pd.DataFrame:
-    """Return the edges of one method, all of them for None."""
-    if method is None:
-        return edges
-    methods = sorted(edges["method"].unique()) if "method" in edges.columns else []
-    if method not in methods:
-        raise ValueError(
-            f"no edges of method {method!r}; the table holds {', '.join(methods) or 'no methods'}"
-        )
-    return edges[edges["method"] == method].reset_index(drop=True)
 
 
 def _changes(

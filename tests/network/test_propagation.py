@@ -153,7 +153,7 @@ def test_weights_without_sign_are_refused_but_may_be_walked():
 
 
 def test_bad_settings():
-    with pytest.raises(ValueError, match="one of iterated, linear, walk, covariance"):
+    with pytest.raises(ValueError, match="one of iterated, linear, walk, clamped, covariance"):
         PropagationSettings(method="magic")
     with pytest.raises(ValueError, match="at least one hop"):
         PropagationSettings(n_hops=0)

@@ -1,15 +1,26 @@
 """Refit and propagation per group, against the same done by hand on the group's cells."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from geneformer_grn.cells.counts import log_normalised, read_counts
+from geneformer_grn.cells.ranking import rank_cells
+from geneformer_grn.extraction.propagation import RerankSettings, rerank_effects
 from geneformer_grn.network.ordered_response import counting_noise, ordered_response
 from geneformer_grn.network.ordering import scaled_levels
 from geneformer_grn.network.propagation import PropagationSettings, propagate
 from geneformer_grn.network.refit import refit_signed
-from geneformer_grn.workflows.propagation import PropagateRequest, find_sources, propagate_cells
+from geneformer_grn.network.responses import clamped_response
+from geneformer_grn.workflows.cells import OpenedCells
+from geneformer_grn.workflows.propagation import (
+    PropagateRequest,
+    find_sources,
+    propagate_cells,
+    propagate_opened,
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +137,6 @@ def test_ordered_takes_states_out_of_edges_of_all_cells(counts, tiny_vocabulary,
 
 
 def test_ordered_refuses(counts, tiny_vocabulary, labels, edges, caplog):
-    from dataclasses import replace
-
     call = {"sources": [gene(1)], "labels": labels, "settings": ORDERED}
     normalised = replace(counts, report={**counts.report, "normalised": True})
     with pytest.raises(ValueError, match="raw counts, and these values are normalised"):
@@ -140,11 +149,54 @@ def test_ordered_refuses(counts, tiny_vocabulary, labels, edges, caplog):
         propagate_cells(other, counts, tiny_vocabulary, **call)
     with pytest.raises(ValueError, match="iterated follows the edges"):
         PropagateRequest(sources=("A",), regulators=("B",))
-    with pytest.raises(ValueError, match=r"ordered response follows no edges.*--expression FILE"):
+    with pytest.raises(ValueError, match=r"ordered response is one of cells.*--expression FILE"):
         propagate(edges.drop(columns=["method"]), {gene(1): -1.0}, settings=ORDERED)
     result = propagate_cells(edges, counts, tiny_vocabulary, **call | {"sources": [gene(30)]})
     assert result.effects.empty
     assert f"nothing to propagate from {gene(30)}" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["delete", "overexpress"])
+def test_clamped_is_the_mean_over_each_groups_cells(counts, tiny_vocabulary, labels, edges, kind):
+    settings = PropagationSettings(method="clamped", n_hops=2)
+    call = {"sources": [gene(1)], "labels": labels, "settings": settings, "kind": kind}
+    found = propagate_cells(edges, counts, tiny_vocabulary, **call)
+    expression, ids = log_normalised(counts), tiny_vocabulary.ensembl_ids[counts.column_tokens]
+    one = ids.tolist().index(gene(1))
+    for group in "AB":
+        inside = expression[labels == group].toarray().astype(float)
+        high = np.quantile(inside[inside[:, one] > 0, one], 0.95)
+        shifts = clamped_response(
+            found.edges[found.edges["group"] == group].drop(columns=["source_symbol", "target_symbol"]),
+            inside, ids, source=gene(1), level=0.0 if kind == "delete" else high, n_steps=2,
+        ).mean(axis=0)  # fmt: skip
+        effects = found.effects[found.effects["group"] == group]
+        assert set(effects["hop"]) == {0, 1, 2}
+        total = effects.groupby("gene")["effect"].sum().reindex(ids, fill_value=0.0)
+        np.testing.assert_allclose(total, shifts, atol=1e-6)
+        assert np.count_nonzero(shifts) >= 3
+
+
+def test_rerank_is_the_models_own_answer_in_each_group(counts, tiny_vocabulary, tiny_encoder, labels, edges):
+    how = PropagationSettings(method="rerank", n_hops=2, cells_per_source=3, seed=4)
+    request = PropagateRequest(sources=(gene(1),), settings=how)
+    cells = OpenedCells(counts=counts, vocabulary=tiny_vocabulary, encoder=tiny_encoder, labels=labels)
+    result = propagate_opened(edges, cells, request, sources=[gene(1)])
+    assert result.edges.empty
+    asked = RerankSettings(n_hops=2, cells_per_source=3, seed=4)
+    for group in "AB":
+        expected = rerank_effects(
+            tiny_encoder, rank_cells(counts, tiny_vocabulary), [tiny_vocabulary.token_of[gene(1)]],
+            cells=np.flatnonzero(labels == group), settings=asked,
+        ).set_index(["gene", "hop"])["effect"]  # fmt: skip
+        found = result.effects[result.effects["group"] == group].set_index(["gene", "hop"])["effect"]
+        assert set(found.index.get_level_values("gene")) <= {gene(n) for n in (1, 6, 11, 16, 20, 30)}
+        assert set(found.index.get_level_values("hop")) == {1, 2}
+        np.testing.assert_array_equal(found, expected[found.index])
+    with pytest.raises(ValueError, match="rerank takes a gene out"):
+        PropagateRequest(sources=("A",), kind="overexpress", settings=how)
+    with pytest.raises(ValueError, match="through a model by rerank, and there is none"):
+        propagate_opened(edges, replace(cells, encoder=None), request, sources=[gene(1)])
 
 
 def test_sources_that_move_nothing_are_reported(counts, tiny_vocabulary, edges, labels, caplog):
