@@ -14,7 +14,8 @@ Methods = Annotated[
     typer.Option(
         "--methods",
         help="Comma-separated. From the model: attention, attention_rank_corrected, attention_rollout, "
-        "attention_heads (each head), embedding, contextual, influence, gene_shifts. From the counts: "
+        "attention_heads (each head), attention_selected (heads chosen by --truth), embedding, contextual, "
+        "influence, gene_shifts. From the counts: "
         "correlation, spearman, partial_correlation, ridge, ... Also combined (of those named; alone: of a "
         "choice), and all that take so many genes.",
     ),
@@ -66,6 +67,9 @@ def network(
         str, typer.Option("--regulators", metavar="FILE|auto", help="Genes, one a line; auto: known ones.")
     ] = "auto",
     groups: options.Groups = None,
+    n_cells: Annotated[
+        int | None, typer.Option("--cells", min=1, help="Use a random sample of so many cells.")
+    ] = None,
     truth: Truth = None,
     circular: Circular = "",
     compare: Compare = None,
@@ -128,6 +132,8 @@ def network(
             device=device,
             precision=precision,  # type: ignore[arg-type]  # checked there, with the known names
             groups=groups,
+            n_cells=n_cells,
+            seed=seed,
             read=ReadSettings(
                 layer=layer,
                 gene_column=gene_column,

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geneformer_grn.cells.ranking import RankedCells
-from geneformer_grn.extraction.attention import AttentionSettings, attention_by_head
 from geneformer_grn.extraction.attention_sums import Head
 from geneformer_grn.metrics import average_precision
-from geneformer_grn.model.encoder import Encoder
 from geneformer_grn.network.combination import known_pairs
 from geneformer_grn.network.folds import FOLDS
 from geneformer_grn.network.pair_features import global_ranks, require_same_pairs
@@ -110,29 +107,3 @@ def select_heads(
         support=first.support, method="attention_selected", signed=False,
     )  # fmt: skip
     return HeadSelection(scores=scores, fold=pairs.fold, heads=tuple(heads), all_heads=all_heads)
-
-
-def selected_attention_edges(
-    encoder: Encoder,
-    ranked: RankedCells,
-    truth: Truth,
-    *,
-    regulators: np.ndarray,
-    targets: np.ndarray,
-    settings: AttentionSettings | None = None,
-    cells: np.ndarray | None = None,
-    seed: int = 0,
-) -> HeadSelection:
-    """Read attention of every head in one pass over the cells, and choose among them.
-
-    Parameters
-    ----------
-    encoder, ranked, regulators, targets, settings, cells
-        As in `geneformer_grn.extraction.attention.attention_edges`; memory is 12 bytes a pair and head.
-    truth, seed
-        As in `select_heads`.
-    """
-    by_head = attention_by_head(
-        encoder, ranked, regulators=regulators, targets=targets, settings=settings, cells=cells
-    )
-    return select_heads(by_head, truth, seed=seed)

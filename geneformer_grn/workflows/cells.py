@@ -55,6 +55,8 @@ class OpenSettings:
         obs column of cell groups; None: not grouped.
     read
         How counts are read.
+    n_cells, seed
+        A random sample of so many cells, drawn by that seed; None: all cells.
     """
 
     model: str | Path = "mini"
@@ -62,6 +64,8 @@ class OpenSettings:
     precision: Precision = "fp32"
     groups: str | None = None
     read: ReadSettings = field(default_factory=ReadSettings)
+    n_cells: int | None = None
+    seed: int = 0
 
 
 def open_cells(source: Path | str | AnnData, settings: OpenSettings, *, with_model: bool) -> OpenedCells:
@@ -82,6 +86,6 @@ def open_cells(source: Path | str | AnnData, settings: OpenSettings, *, with_mod
         vocabulary = encoder.vocabulary
     else:
         encoder, vocabulary = None, read_vocabulary(resolve_checkpoint(settings.model))
-    counts = read_counts(source, vocabulary, settings.read)
+    counts = read_counts(source, vocabulary, settings.read, n_cells=settings.n_cells, seed=settings.seed)
     labels = None if settings.groups is None else column_labels(counts.obs, settings.groups)
     return OpenedCells(counts=counts, vocabulary=vocabulary, encoder=encoder, labels=labels)

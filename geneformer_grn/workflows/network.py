@@ -15,14 +15,12 @@ import pandas as pd
 from geneformer_grn._runtime import logger
 from geneformer_grn.cells.counts import CellCounts, log_normalised
 from geneformer_grn.genes.vocabulary import GeneVocabulary
-from geneformer_grn.network.combination import aggregate_ranks, combine_supervised
 from geneformer_grn.network.edges import Universe
-from geneformer_grn.network.pair_features import gene_traits
-from geneformer_grn.network.scored import ScoredPairs, agreement, to_edges
 from geneformer_grn.network.truth import Truth
 from geneformer_grn.workflows.grouping import UNLABELLED
 from geneformer_grn.workflows.network_card import MethodCards
-from geneformer_grn.workflows.network_scorers import NetworkCells, Scorer, scorers
+from geneformer_grn.workflows.network_group import agreements_of, combined, score_group, tables_of
+from geneformer_grn.workflows.network_scorers import NetworkCells, scorers
 from geneformer_grn.workflows.network_settings import COMBINED, NetworkSettings, affordable
 from geneformer_grn.workflows.regulators import choose_genes, detected
 
@@ -123,7 +121,8 @@ def score_groups(
     groups_column
         Where the labels come from, recorded in the universe.
     truth
-        Known edges: every method is scored against them, and ``combined`` learns from them.
+        Known edges: every method is scored against them, ``combined`` learns from them, and
+        ``attention_selected`` chooses heads by them.
 
     Raises
     ------
@@ -146,12 +145,16 @@ def score_groups(
     cards = None
     if truth is not None:
         cards = MethodCards(truth, names[regulators].tolist(), names[targets].tolist(), seed=settings.seed)
-    methods = affordable(settings, len(np.union1d(regulators, targets)), len(regulators) * len(targets))
+    methods = affordable(
+        settings, n_genes=len(np.union1d(regulators, targets)),
+        n_regulators=len(regulators), n_targets=len(targets),
+    )  # fmt: skip
     logger.info(
         "network: %d regulators × %d targets in %d group(s): %s",
         len(regulators), len(targets), len(groups), ", ".join(methods),
     )  # fmt: skip
-    score = scorers(cells, settings, tuple(method for method in methods if method != COMBINED))
+    alone = tuple(method for method in methods if method != COMBINED)
+    score = scorers(cells, settings, alone, truth=truth)
     tables, agreements = [], {}
     for group, rows in groups.items():
         enough = detected(cells.expression, counts, rows, settings.min_support)
@@ -159,7 +162,7 @@ def score_groups(
         if not all(len(genes) for genes in present):
             logger.warning("group %r: too few cells express any regulator, or any target", group)
             continue
-        scored = _scored(score, rows, *present, group=group, lenient=settings.lenient)
+        scored = score_group(score, rows, *present, group=group, lenient=settings.lenient)
         if COMBINED in methods:
             try:
                 scored[COMBINED] = combined(scored, cells, rows, truth=truth, seed=settings.seed)
@@ -167,8 +170,8 @@ def score_groups(
                 if settings.methods != "all" or not scored:
                     raise
                 logger.warning("group %r: left out: %s: %s", group, COMBINED, error)
-        tables += _tables(scored, settings.top, group)
-        agreements[group] = _agreements(scored, settings.top)
+        tables += tables_of(scored, settings.top, group)
+        agreements[group] = agreements_of(scored, settings.top)
         if cards is not None:
             cards.add(group, scored, cells.expression[rows], cells.gene_ids)
     if not tables:
@@ -190,64 +193,6 @@ def score_groups(
         edges=edges, universe=universe, agreement=agreements, skipped=skipped,
         card=None if cards is None else cards.card(),
     )  # fmt: skip
-
-
-def _scored(
-    score: dict[str, Scorer],
-    rows: np.ndarray,
-    regulators: np.ndarray,
-    targets: np.ndarray,
-    *,
-    group: str,
-    lenient: bool,
-) -> dict[str, ScoredPairs]:
-    """Return the scores of one group; methods that cannot take it are left out where they may be.
-
-    Those whose package is missing leave `score`: they are told of once.
-    """
-    found: dict[str, ScoredPairs] = {}
-    refused: dict[str, ValueError] = {}
-    for method in tuple(score):
-        try:
-            found |= score[method](rows, regulators, targets)
-        except ImportError as error:
-            if not lenient:
-                raise
-            logger.warning("left out: %s: %s", method, error)
-            del score[method]
-        except ValueError as error:
-            if not lenient:
-                raise
-            refused[method] = error
-    if refused:
-        reasons = "; ".join(f"{method}: {error}" for method, error in refused.items())
-        if not found:
-            raise ValueError(f"no method can take group {group!r}: {reasons}")
-        logger.warning("group %r: left out: %s", group, reasons)
-    return found
-
-
-def combined(
-    scored: dict[str, ScoredPairs], cells: NetworkCells, rows: np.ndarray, *, truth: Truth | None, seed: int
-) -> ScoredPairs:
-    """Return one ranking out of several: learned from known edges where there are any, else of mean ranks.
-
-    Raises
-    ------
-    ValueError
-        There are fewer than two methods to combine, or the truth knows too few of the regulators.
-    """
-    from dataclasses import replace
-
-    if len(scored) < 2:
-        raise ValueError(
-            f"combined needs two other methods or more, got {', '.join(scored) or 'none'}; name them beside "
-            "it, or name combined alone for a choice of them"
-        )
-    if truth is None:
-        return replace(aggregate_ranks(scored), method=COMBINED)
-    traits = gene_traits(cells.expression[rows], cells.gene_ids)
-    return replace(combine_supervised(scored, truth, traits=traits, seed=seed), method=COMBINED)
 
 
 def with_symbols(table: pd.DataFrame, vocabulary: GeneVocabulary) -> pd.DataFrame:
@@ -283,26 +228,3 @@ def group_rows(
             "give more cells, or group them by a coarser column"
         )
     return kept, skipped
-
-
-def _other(method: str, methods: list[str]) -> str | None:
-    """Return what a method is compared with: correlation, or for correlation the first other one."""
-    others = [name for name in methods if name != method]
-    return "correlation" if "correlation" in others else others[0] if others else None
-
-
-def _tables(scored: dict[str, ScoredPairs], top: int, group: str) -> list[pd.DataFrame]:
-    tables = []
-    for method, pairs in scored.items():
-        other = _other(method, list(scored))
-        tables.append(to_edges(pairs, top=top, group=group, other=scored[other] if other else None))
-    return tables
-
-
-def _agreements(scored: dict[str, ScoredPairs], top: int) -> dict[str, dict[str, Any]]:
-    reference = "correlation" if "correlation" in scored else next(iter(scored))
-    return {
-        method: {"with": reference, **agreement(pairs, scored[reference], top=top)}
-        for method, pairs in scored.items()
-        if method != reference
-    }

@@ -90,6 +90,7 @@ def network_of_cells(
     if truth is not None:
         result.universe.settings["truth"] = truth.name
     result.universe.settings["within"] = extras.within
+    result.universe.settings["cells"] = opening.n_cells
     if compare is None or opened.labels is None:
         return result
     token_of = opened.vocabulary.token_of

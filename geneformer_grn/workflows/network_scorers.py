@@ -10,6 +10,8 @@ import numpy as np
 
 from geneformer_grn.cells.counts import CellCounts
 from geneformer_grn.extraction.attention import AttentionSettings, attention_by_head
+from geneformer_grn.extraction.attention_sums import Head
+from geneformer_grn.extraction.head_selection import select_heads
 from geneformer_grn.extraction.methods import METHODS as FROM_MODEL
 from geneformer_grn.extraction.methods import score_with_model
 from geneformer_grn.extraction.stratification import stratified_edges
@@ -17,7 +19,8 @@ from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.network.cross_products import Expression
 from geneformer_grn.network.methods import MODEL_FREE, ON_DEVICE, SEEDED
 from geneformer_grn.network.scored import ScoredPairs
-from geneformer_grn.workflows.network_settings import PER_HEAD, NetworkSettings
+from geneformer_grn.network.truth import Truth
+from geneformer_grn.workflows.network_settings import PER_HEAD, SELECTED, NetworkSettings
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -75,29 +78,36 @@ def score_expression(
     return replace(scored, method=method)
 
 
-def scorers(cells: NetworkCells, settings: NetworkSettings, methods: tuple[str, ...]) -> dict[str, Scorer]:
-    """Return method -> scorer.
+def scorers(
+    cells: NetworkCells, settings: NetworkSettings, methods: tuple[str, ...], *, truth: Truth | None = None
+) -> dict[str, Scorer]:
+    """Return method -> scorer; `truth` is what ``attention_selected`` chooses heads by.
 
     Raises
     ------
     ValueError
-        A method needs a model and there is none, its vocabulary is not that of the counts, or attention by
-        head is asked for within states.
+        A method needs a model or a truth and there is none, the model's vocabulary is not that of the counts,
+        or attention by head is asked for within states.
     """
-    from_model = tuple(method for method in methods if method in FROM_MODEL or method == PER_HEAD)
+    by_head = (PER_HEAD, SELECTED)
+    from_model = tuple(method for method in methods if method in FROM_MODEL or method in by_head)
     found: dict[str, Scorer] = {}
     if from_model:
         encoder, ranked = _model(cells, from_model)
         found = {
             method: _by_model(method, encoder, ranked, settings)
             for method in from_model
-            if method != PER_HEAD
+            if method not in by_head
         }
     found |= {method: _by_expression(method, cells, settings) for method in methods if method in MODEL_FREE}
     if cells.states is not None:
         found = {method: _within(score, cells.states, settings) for method, score in found.items()}
     if PER_HEAD in from_model:
         found[PER_HEAD] = _by_head(encoder, ranked, settings)
+    if SELECTED in from_model:
+        if truth is None:
+            raise ValueError(f"{SELECTED} chooses heads by known edges, and there are none; give --truth")
+        found[SELECTED] = _selected(encoder, ranked, settings, truth)
     return {method: found[method] for method in methods}
 
 
@@ -146,8 +156,11 @@ def _model(cells: NetworkCells, methods: tuple[str, ...]) -> tuple[Encoder, Rank
     if cells.encoder is None or cells.ranked is None:
         named = ", ".join(methods)
         raise ValueError(f"{named} edges need a model and ranked cells; pass both, or leave them out")
-    if PER_HEAD in methods and cells.states is not None:
-        raise ValueError(f"{PER_HEAD} is not scored within states; leave it out, or name heads for attention")
+    by_head = [method for method in methods if method in (PER_HEAD, SELECTED)]
+    if by_head and cells.states is not None:
+        raise ValueError(
+            f"{by_head[0]} is not scored within states; leave it out, or name heads for attention"
+        )
     cells.vocabulary.require_same(
         cells.encoder.vocabulary.fingerprint, this="the counts", other=f"model {cells.encoder.name!r}"
     )
@@ -169,6 +182,29 @@ def _within(score: Scorer, states: np.ndarray, settings: NetworkSettings) -> Sco
 
 
 def _by_head(encoder: Encoder, ranked: RankedCells, settings: NetworkSettings) -> Scorer:
+    def score(rows: np.ndarray, regulators: np.ndarray, targets: np.ndarray) -> dict[str, ScoredPairs]:
+        by_head = _heads(encoder, ranked, settings, (rows, regulators, targets))
+        named = {f"attention_l{layer}h{head}": pairs for (layer, head), pairs in by_head.items()}
+        return {name: replace(pairs, method=name) for name, pairs in named.items()}
+
+    return score
+
+
+def _selected(encoder: Encoder, ranked: RankedCells, settings: NetworkSettings, truth: Truth) -> Scorer:
+    def score(rows: np.ndarray, regulators: np.ndarray, targets: np.ndarray) -> dict[str, ScoredPairs]:
+        by_head = _heads(encoder, ranked, settings, (rows, regulators, targets))
+        return {SELECTED: select_heads(by_head, truth, seed=settings.seed).scores}
+
+    return score
+
+
+def _heads(
+    encoder: Encoder,
+    ranked: RankedCells,
+    settings: NetworkSettings,
+    asked: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> dict[Head, ScoredPairs]:
+    """Return the attention of every head for (rows of cells, regulators, targets)."""
     how = AttentionSettings(
         layers=settings.attention_layers,
         direction=settings.attention_direction,  # type: ignore[arg-type]  # checked by NetworkSettings
@@ -176,12 +212,7 @@ def _by_head(encoder: Encoder, ranked: RankedCells, settings: NetworkSettings) -
         correction=settings.attention_correction,  # type: ignore[arg-type]  # checked by NetworkSettings
         token_budget=settings.token_budget,
     )
-
-    def score(rows: np.ndarray, regulators: np.ndarray, targets: np.ndarray) -> dict[str, ScoredPairs]:
-        by_head = attention_by_head(
-            encoder, ranked, regulators=regulators, targets=targets, settings=how, cells=rows
-        )
-        named = {f"attention_l{layer}h{head}": pairs for (layer, head), pairs in by_head.items()}
-        return {name: replace(pairs, method=name) for name, pairs in named.items()}
-
-    return score
+    rows, regulators, targets = asked
+    return attention_by_head(
+        encoder, ranked, regulators=regulators, targets=targets, settings=how, cells=rows
+    )

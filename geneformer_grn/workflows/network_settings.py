@@ -13,14 +13,20 @@ from geneformer_grn.network.methods import GENE_LIMITS, MODEL_FREE, PAIR_LIMITS
 PER_HEAD = "attention_heads"
 """Attention of every head on its own; its edges are called ``attention_l0h0`` and so on."""
 
+SELECTED = "attention_selected"
+"""Mean rank by the heads that find known edges best, each regulator scored by heads chosen without it."""
+
 COMBINED = "combined"
 """All other methods asked for, as one ranking."""
 
 METHODS = (*FROM_MODEL, *MODEL_FREE)
 """Methods that score pairs each on its own."""
 
-CHOICES = (*FROM_MODEL, PER_HEAD, *MODEL_FREE, COMBINED)
+CHOICES = (*FROM_MODEL, PER_HEAD, SELECTED, *MODEL_FREE, COMBINED)
 """All that can be asked for by name."""
+
+REMOVAL_LIMITS = {"influence": 4_000, "gene_shifts": 15_000}
+"""Method -> regulators × cells of each above which it would take more than about ten minutes on a CPU."""
 
 SOURCES = (
     "attention",
@@ -120,7 +126,7 @@ class NetworkSettings:
     @property
     def needs_model(self) -> bool:
         """Whether a method reads the model's weights."""
-        return any(method in FROM_MODEL or method == PER_HEAD for method in self.chosen)
+        return any(method in FROM_MODEL or method in (PER_HEAD, SELECTED) for method in self.chosen)
 
 
 def methods_of(text: str) -> tuple[str, ...] | Literal["all"]:
@@ -146,8 +152,10 @@ def heads_of(text: str) -> tuple[tuple[int, int], ...] | Literal["all"]:
         raise ValueError(f"attention heads are written layer:head, such as 0:3,2:1; got {text!r}") from None
 
 
-def affordable(settings: NetworkSettings, n_genes: int, n_pairs: int) -> tuple[str, ...]:
-    """Return the methods to run on so many genes, and on so many pairs of a regulator and a target.
+def affordable(
+    settings: NetworkSettings, *, n_genes: int, n_regulators: int, n_targets: int
+) -> tuple[str, ...]:
+    """Return the methods to run on so many genes, regulators and targets.
 
     Raises
     ------
@@ -163,15 +171,21 @@ def affordable(settings: NetworkSettings, n_genes: int, n_pairs: int) -> tuple[s
         )
     if too_many:
         logger.warning("left out, for %d regulators and targets: %s (--max-targets)", n_genes, limits)
+    n_pairs, n_removals = n_regulators * n_targets, n_regulators * settings.cells_per_regulator
     slow = [
         method
         for method in settings.chosen
-        if settings.lenient and n_pairs > PAIR_LIMITS.get(method, n_pairs) and method not in too_many
+        if method not in too_many
+        and (
+            n_pairs > PAIR_LIMITS.get(method, n_pairs) or n_removals > REMOVAL_LIMITS.get(method, n_removals)
+        )
     ]
+    if not settings.lenient:
+        slow = []
     if slow:
         logger.warning(
-            "left out, since %d pairs would take them more than about ten minutes: %s; ask for them by name "
-            "(--methods %s) to run them all the same",
-            n_pairs, ", ".join(slow), ",".join(slow),
+            "left out, since %d regulators × %d targets would take them more than about ten minutes on a "
+            "CPU: %s; ask for them by name (--methods %s) to run them all the same",
+            n_regulators, n_targets, ", ".join(slow), ",".join(slow),
         )  # fmt: skip
     return tuple(method for method in settings.chosen if method not in {*too_many, *slow})

@@ -102,7 +102,36 @@ def test_propagate_in_order(app, scored, tiny_checkpoint, tmp_path):
     assert (parameters["seed"], parameters["regulators"]) == (4, sources)
     code, _, error = call(app, *start, "--out", tmp_path / "c.tsv")
     assert code == 2
-    assert "follows no edges and needs cells (--expression FILE" in error
+    assert "is one of cells, which are needed (--expression FILE" in error
+
+
+def test_propagate_in_every_cell_and_through_the_model(app, scored, tiny_checkpoint, tmp_path):
+    folder, _ = scored
+    source = read_edges(folder / "edges.tsv")["source"].value_counts().index[0]
+    for method, hops in (("clamped", {0, 1, 2}), ("rerank", {1, 2})):
+        code, _, error = call(
+            app, "propagate", folder / "edges.tsv", "--sources", source, "--out", tmp_path / f"{method}.tsv",
+            "--expression", folder / "cells.h5ad", "--model", tiny_checkpoint, "--quiet", "--method", method,
+            "--hops", "2", "--cells-per-source", "4",
+        )  # fmt: skip
+        assert code == 0, error
+        effects = pd.read_csv(tmp_path / f"{method}.tsv", sep="\t")
+        assert list(effects.columns[:5]) == ["source", "gene", "group", "hop", "effect"]
+        assert set(effects["hop"]) == hops
+        assert set(effects["group"]) == {"A", "B"}
+    assert (tmp_path / "clamped.edges.tsv").exists()
+    assert not (tmp_path / "rerank.edges.tsv").exists()
+
+
+def test_a_sample_of_cells(app, scored, tiny_checkpoint, tmp_path):
+    folder, _ = scored
+    code, stdout, error = call(
+        app, "network", folder / "cells.h5ad", "--out", tmp_path / "e.tsv", "--model", tiny_checkpoint,
+        "--methods", "correlation", "--cells", "30", "--json", "--quiet",
+    )  # fmt: skip
+    assert code == 0, error
+    assert json.loads(stdout.splitlines()[-1])["n_cells"] == {"all": 30}
+    assert read_universe(tmp_path / "e.tsv").settings["cells"] == 30
 
 
 def test_attention_without_expression_is_refused_except_by_the_walk(app, scored, tmp_path):
@@ -193,7 +222,7 @@ def test_destinations_are_checked_before_the_work(app, scored, tiny_checkpoint, 
     [
         (["--sources", "NOSUCHGENE"], "'NOSUCHGENE' is not among"),
         (["--kind", "inhibit"], "use delete or overexpress"),
-        (["--method", "magic"], "one of iterated, linear, walk, covariance, ordered"),
+        (["--method", "magic"], "one of iterated, linear, walk, clamped, covariance, ordered, rerank"),
         (["--regulators", "none.txt"], "no gene list at none.txt"),
         (["--edge-method", "ridge"], "no edges of method 'ridge'; the table holds attention, correlation"),
         (["--expression", "none.h5ad"], "none.h5ad"),

@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geneformer_grn.extraction.attention import AttentionSettings, attention_by_head
-from geneformer_grn.extraction.head_selection import select_heads, selected_attention_edges
+from geneformer_grn.extraction.head_selection import select_heads
 from geneformer_grn.metrics import average_precision
 from geneformer_grn.network.pair_features import global_ranks
 from geneformer_grn.network.scored import ScoredPairs
@@ -83,18 +82,3 @@ def test_bad_questions_are_refused(planted):
     known[3:] = False
     with pytest.raises(ValueError, match="3 of 25 regulators"):
         select_heads(heads, truth_from(known))
-
-
-def test_heads_of_a_model_in_one_pass(tiny_encoder, tiny_vocabulary, ranked, genes):
-    regulators, targets = genes
-    names = tiny_vocabulary.ensembl_ids
-    rng = np.random.default_rng(0)
-    pairs = [(r, t) for r in names[regulators] for t in rng.choice(names[targets], 6, replace=False)]
-    truth = truth_of(pd.DataFrame(pairs, columns=["source", "target"]).assign(sign=0), name="some")
-    settings = AttentionSettings(min_support=3)
-    asked = {"regulators": regulators, "targets": targets, "settings": settings}
-    found = selected_attention_edges(tiny_encoder, ranked, truth, **asked)
-    by_hand = select_heads(attention_by_head(tiny_encoder, ranked, **asked), truth)
-    np.testing.assert_array_equal(found.scores.weights, by_hand.scores.weights)
-    assert found.scores.method == "attention_selected"
-    assert found.all_heads == by_hand.all_heads

@@ -1,12 +1,21 @@
 """Scoring per group: same pairs for all methods, groups as if alone, what is skipped and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from geneformer_grn.cells.counts import log_normalised, read_counts
 from geneformer_grn.cells.ranking import rank_cells
+from geneformer_grn.extraction.attention import AttentionSettings, attention_by_head
+from geneformer_grn.extraction.head_selection import select_heads
 from geneformer_grn.genes.vocabulary import VocabularyMismatchError
-from geneformer_grn.workflows.network import NetworkSettings, _scored, score_network
+from geneformer_grn.network.scored import to_edges
+from geneformer_grn.network.truth import truth_of
+from geneformer_grn.workflows.network import NetworkSettings, score_groups, score_network
+from geneformer_grn.workflows.network_group import score_group
+from geneformer_grn.workflows.network_scorers import NetworkCells
 from geneformer_grn.workflows.network_settings import affordable
 from geneformer_grn.workflows.regulators import read_gene_list, regulator_tokens
 
@@ -105,25 +114,70 @@ def test_methods_that_cannot_take_a_group_are_left_out_of_it_alone(caplog):
         "no": fails(ImportError("x")),
     }
     call = (np.arange(3), np.arange(2), np.arange(4))
-    assert set(_scored(score, *call, group="B", lenient=True)) == {"a"}
+    assert set(score_group(score, *call, group="B", lenient=True)) == {"a"}
     assert [record.getMessage() for record in caplog.records] == [
         "left out: no: x",
         "group 'B': left out: few: 20 cells",
     ]
     assert set(score) == {"a", "few"}, "another group may take it"
     with pytest.raises(ValueError, match=r"^20 cells"):
-        _scored(score, *call, group="B", lenient=False)
+        score_group(score, *call, group="B", lenient=False)
     with pytest.raises(ValueError, match="no method can take group 'B': few: 20 cells"):
-        _scored({"few": score["few"]}, *call, group="B", lenient=True)
+        score_group({"few": score["few"]}, *call, group="B", lenient=True)
 
 
-def test_trees_of_too_many_pairs_run_only_by_name(caplog):
-    settings = NetworkSettings(methods="all")
-    assert set(affordable(settings, 100, 250_000)) == set(settings.chosen)
+def test_what_takes_hours_runs_only_by_name(caplog):
+    settings = NetworkSettings(methods="all", cells_per_regulator=10)
+
+    def left_out(n_regulators, n_targets):
+        caplog.clear()
+        found = affordable(settings, n_genes=100, n_regulators=n_regulators, n_targets=n_targets)
+        return set(settings.chosen) - set(found)
+
+    assert not left_out(250, 1_000)
     assert not caplog.text
-    assert set(settings.chosen) - set(affordable(settings, 100, 250_001)) == {"genie3", "grnboost"}
+    assert left_out(250, 1_001) == {"genie3", "grnboost"}
     assert "ask for them by name (--methods genie3,grnboost)" in caplog.text
-    assert affordable(NetworkSettings(methods=("genie3",)), 100, 10**7) == ("genie3",)
+    assert not left_out(400, 100)
+    assert left_out(401, 100) == {"influence"}
+    assert left_out(1_501, 100) == {"influence", "gene_shifts"}
+    for method in ("genie3", "influence"):
+        named = NetworkSettings(methods=(method,))
+        assert affordable(named, n_genes=100, n_regulators=10**4, n_targets=10**4) == (method,)
+
+
+def test_heads_are_chosen_by_known_edges(counts, tiny_vocabulary, tiny_encoder):
+    """The method is `select_heads` over all heads, and none of what is combined."""
+    ranked, ids = rank_cells(counts, tiny_vocabulary), tiny_vocabulary.ensembl_ids
+    cells = NetworkCells(
+        expression=log_normalised(counts), counts=counts, vocabulary=tiny_vocabulary, encoder=tiny_encoder,
+        ranked=ranked,
+    )  # fmt: skip
+    regulators = ids[tiny_vocabulary.is_regulator]
+    rng = np.random.default_rng(0)
+    known = [(r, t) for r in regulators for t in rng.choice(ids[5:], 8, replace=False)]
+    truth = truth_of(pd.DataFrame(known, columns=["source", "target"]).assign(sign=0), name="some")
+    settings = NetworkSettings(methods=("attention_selected", "correlation", "ridge", "combined"))
+    result = score_groups(cells, settings=settings, truth=truth)
+    assert set(result.edges["method"]) == {"attention_selected", "correlation", "ridge", "combined"}
+    token_of = tiny_vocabulary.token_of
+    asked = [
+        np.array([token_of[gene] for gene in part])
+        for part in (result.universe.regulators, result.universe.targets)
+    ]
+    heads = attention_by_head(
+        tiny_encoder, ranked, regulators=asked[0], targets=asked[1],
+        settings=AttentionSettings(min_support=settings.min_support),
+    )  # fmt: skip
+    expected = to_edges(select_heads(heads, truth).scores, top=settings.top, group="all")
+    found = result.edges[result.edges["method"] == "attention_selected"]
+    np.testing.assert_allclose(found["weight"], expected["weight"], rtol=1e-5)
+    alone = score_groups(cells, settings=replace(settings, methods=settings.methods[1:]), truth=truth)
+    for edges in (result.edges, alone.edges):
+        edges.drop(edges.index[edges["method"] != "combined"], inplace=True)
+    np.testing.assert_array_equal(result.edges["weight"], alone.edges["weight"])
+    with pytest.raises(ValueError, match=r"chooses heads by known edges.*--truth"):
+        score_groups(cells, settings=replace(settings, methods=("attention_selected",)))
 
 
 def test_bad_calls(counts, tiny_vocabulary, tiny_encoder):
@@ -143,8 +197,6 @@ def test_bad_calls(counts, tiny_vocabulary, tiny_encoder):
         score_network(counts, tiny_vocabulary, labels=np.array(["a"] * 3, dtype=object))
     with pytest.raises(ValueError, match="regulators is expressed in 81 cells"):
         score_network(counts, tiny_vocabulary, settings=NetworkSettings(methods=("ridge",), min_support=81))
-    from dataclasses import replace
-
     other = replace(tiny_vocabulary, max_length=32)
     with pytest.raises(VocabularyMismatchError, match="the counts has vocabulary"):
         score_network(counts, other, encoder=tiny_encoder, ranked=rank_cells(counts, tiny_vocabulary))
@@ -165,8 +217,6 @@ def test_regulators_by_name(tiny_vocabulary, tmp_path, caplog):
 
 
 def test_symbols_are_regulators_of_an_imported_vocabulary_too(tiny_vocabulary):
-    from dataclasses import replace
-
     tokens = regulator_tokens(("GENE3", "ENSG00000000001"), replace(tiny_vocabulary, aliases={}))
     assert tiny_vocabulary.ensembl_ids[tokens].tolist() == ["ENSG00000000001", "ENSG00000000003"]
 
@@ -183,8 +233,6 @@ def test_bad_gene_lists(tmp_path):
 
 
 def test_a_vocabulary_without_regulators_says_so(tiny_vocabulary):
-    from dataclasses import replace
-
     none = replace(tiny_vocabulary, is_regulator=np.zeros(len(tiny_vocabulary), dtype=bool))
     with pytest.raises(ValueError, match="--regulators FILE"):
         regulator_tokens("auto", none)

@@ -109,3 +109,15 @@ def test_group_names_with_commas():
         split_groups("a,b,c", labels)
     with pytest.raises(ValueError, match="with a comma between them"):
         split_groups("B", labels)
+
+
+def test_slow_methods_that_nobody_named_are_not_compared(cells, labels, genes, caplog):
+    asked = {"genes": genes, "methods": ["contextual", "ridge"], "n_splits": 10}
+    quick = compare_groups(cells, labels, ("A", "B"), settings=NetworkSettings(methods="all"), **asked)
+    assert set(quick["method"]) == {"ridge"}
+    assert "not compared between groups: contextual; slow ones are by name (--methods)" in caplog.text
+    named = NetworkSettings(methods=("contextual", "ridge"))
+    assert set(compare_groups(cells, labels, ("A", "B"), settings=named, **asked)["method"]) == {
+        "contextual",
+        "ridge",
+    }
