@@ -17,13 +17,14 @@ from geneformer_grn.evaluation.masked_genes import prepare
 from geneformer_grn.extraction.attention import attention_by_head
 from geneformer_grn.extraction.head_selection import select_heads
 from geneformer_grn.extraction.methods import score_with_model
+from geneformer_grn.network.boosting import BoostingSettings
 from geneformer_grn.network.graph_autoencoder import AutoencoderSettings
 from geneformer_grn.network.methods import GENE_LIMITS, MODEL_FREE
 from geneformer_grn.network.ordering import ordered_edges, scaled_levels
 from geneformer_grn.network.scored import ScoredPairs
 from geneformer_grn.network.simulated_truth import SimulationSettings, recount, simulate
 from geneformer_grn.network.topologies import TopologySettings
-from geneformer_grn.network.trees import BoostingSettings, ForestSettings
+from geneformer_grn.network.trees import ForestSettings
 from geneformer_grn.network.truth import Truth, canonical_genes, read_truth, truth_of
 from geneformer_grn.workflows.cells import OpenSettings, open_cells
 from geneformer_grn.workflows.regulators import choose_genes

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from geneformer_grn.network import bayesian, dag, graph_autoencoder
+from geneformer_grn.network.boosting import grnboost_edges
 from geneformer_grn.network.inference import correlation_edges, ridge_edges
 from geneformer_grn.network.linear import elastic_net_edges, lasso_edges
 from geneformer_grn.network.partial import MAX_GENES, graphical_lasso_edges, partial_correlation_edges
 from geneformer_grn.network.ranks import spearman_edges
 from geneformer_grn.network.scored import ScoredPairs
-from geneformer_grn.network.trees import genie3_edges, grnboost_edges
+from geneformer_grn.network.trees import genie3_edges
 
 MODEL_FREE: dict[str, Callable[..., ScoredPairs]] = {
     "correlation": correlation_edges,
@@ -47,6 +48,3 @@ PAIR_LIMITS: dict[str, int] = {"genie3": 250_000, "grnboost": 250_000}
 An estimate from ``benchmarks/results/networks.json`` (fewer trees there); asked for by name they run all the
 same.
 """
-
-EXTRAS: dict[str, str] = {"grnboost": "trees", "bayesian_network": "bayes"}
-"""Method -> the extra of this package that it needs; without it the method raises ImportError."""

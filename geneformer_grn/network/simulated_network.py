@@ -1,9 +1,8 @@
-"""Networks to simulate: drawn, with names and rates, or read from a table of edges or SERGIO's files."""
+"""Networks to simulate: drawn, with names and rates, or read from a table of edges."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -137,67 +136,6 @@ def network_of_table(
         weight=sign * strength,
         basal=basal,
     )
-
-
-def read_sergio(interactions: Path | str, rates: Path | str) -> RegulatoryNetwork:
-    """Read a network as SERGIO's own files give it; genes keep their numbers as names.
-
-    Parameters
-    ----------
-    interactions
-        One line a regulated gene: its number, how many regulators it has, these, their strengths, their
-        Hill exponents (one value for all edges).
-    rates
-        One line a master: its number, then its basal rate in each cell type.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        A line does not hold what it should, or Hill exponents differ.
-    """
-    edges: list[tuple[int, int, float]] = []
-    exponents: set[float] = set()
-    for line in _lines(interactions):
-        n = int(line[1]) if len(line) > 1 else 0
-        if n < 1 or len(line) != 2 + 3 * n:
-            raise ValueError(
-                f"{Path(interactions).name}: a line of gene {line[0]:g} holds {len(line)} numbers; it needs "
-                "2 and 3 for each regulator"
-            )
-        edges += [(int(line[2 + i]), int(line[0]), line[2 + n + i]) for i in range(n)]
-        exponents |= set(line[2 + 2 * n :])
-    masters = {int(line[0]): line[1:] for line in _lines(rates)}
-    if len(exponents) != 1 or len({len(values) for values in masters.values()}) != 1:
-        raise ValueError(
-            f"one Hill exponent and one number of cell types are needed, found exponents {sorted(exponents)} "
-            f"and {sorted({len(values) for values in masters.values()})} cell types"
-        )
-    source, target, weight = map(np.array, zip(*edges, strict=True))
-    numbers = np.unique([*source, *target, *masters])
-    basal = np.zeros((len(next(iter(masters.values()))), len(numbers)))
-    for number, values in masters.items():
-        basal[:, np.searchsorted(numbers, number)] = values
-    return RegulatoryNetwork(
-        genes=numbers.astype(str).astype(object),
-        source=np.searchsorted(numbers, source),
-        target=np.searchsorted(numbers, target),
-        weight=weight.astype(np.float64),
-        basal=basal,
-        hill=exponents.pop(),
-    )
-
-
-def _lines(path: Path | str) -> list[list[float]]:
-    """Return the numbers of each line of a file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    try:
-        return [list(map(float, line.split(","))) for line in path.read_text().splitlines() if line.strip()]
-    except ValueError as error:
-        raise ValueError(f"{path.name} holds something that is no number: {error}") from error
 
 
 def _human_genes(topology: TopologySettings, generator: np.random.Generator) -> np.ndarray:

@@ -153,20 +153,6 @@ def plan_screen(
     return first_that_fits(more) or few
 
 
-def fewest_passes(
-    ranks: Sequence[GroupRanks], sets: Sequence[tuple[int, ...]], plan: PerturbationPlan
-) -> np.ndarray:
-    """Return ``(g,)`` int64 how few passes each group can do with; those of several groups add up.
-
-    Parameters
-    ----------
-    ranks, sets, plan
-        As in `plan_screen`.
-    """
-    size = (1, _null_levels(plan.n_null)[-1])
-    return np.array([_build([group], sets, plan, size=size).n_passes for group in ranks], dtype=np.int64)
-
-
 def _null_levels(n_null: int) -> list[int]:
     """Return the numbers of null genes tried where passes are scarce, most first."""
     levels = [n_null]

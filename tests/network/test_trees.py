@@ -5,14 +5,9 @@ import pytest
 from scipy import sparse
 
 from geneformer_grn.network import trees
-from geneformer_grn.network.trees import (
-    BoostingSettings,
-    ForestSettings,
-    boosted_importances,
-    forest_importances,
-    genie3_edges,
-    grnboost_edges,
-)
+from geneformer_grn.network.boosting import BoostingSettings, boosted_importances, grnboost_edges
+from geneformer_grn.network.tree_targets import MIN_CELLS
+from geneformer_grn.network.trees import ForestSettings, forest_importances, genie3_edges
 
 N_CELLS, N_GENES = 120, 8
 GENES = np.array([f"G{i}" for i in range(N_GENES)], dtype=object)
@@ -89,7 +84,7 @@ def test_genie3_agrees_with_the_forests_of_scikit_learn(kind, monkeypatch):
     forest = {"extra_trees": ExtraTreesRegressor, "random_forest": RandomForestRegressor}[kind]
     theirs = forest(100, max_features=2, min_samples_leaf=3, random_state=0).fit(inputs, target).estimators_
     expected = np.mean([tree.tree_.compute_feature_importances(normalize=False) for tree in theirs], axis=0)
-    monkeypatch.setattr(trees, "_seed_of", lambda _seed, _gene, tree: theirs[tree].random_state)
+    monkeypatch.setattr(trees, "seed_of", lambda _seed, _gene, tree: theirs[tree].random_state)
     settings = ForestSettings(kind=kind, n_trees=100, max_features=2, min_leaf=3)
     apart = 1e-9 if kind == "extra_trees" else 0.06
     np.testing.assert_allclose(forest_importances(settings, 0)(inputs, target, 0), expected, atol=apart)
@@ -175,7 +170,7 @@ def test_fewer_cells_for_each_tree_find_the_same(method, settings):
 def test_nothing_varies_or_too_few_cells(method, expression):
     pairs = method(expression, GENES, regulators=["G5"], targets=["G3", "G0"])
     assert np.isnan(pairs.weights).all()
-    with pytest.raises(ValueError, match=rf"needs at least {trees.MIN_CELLS} cells, got 19"):
+    with pytest.raises(ValueError, match=rf"needs at least {MIN_CELLS} cells, got 19"):
         method(expression[:19], GENES, regulators=["G0"], targets=["G1"])
     with pytest.raises(ValueError, match="first: 'NONE'"):
         method(expression, GENES, regulators=["NONE"], targets=["G1"])
