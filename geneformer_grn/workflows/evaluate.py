@@ -150,6 +150,9 @@ def _data_of(settings: EvaluateSettings, data: Path | str | None) -> Path | None
     from geneformer_grn.workflows.suite_bench import data_folder
 
     if settings.suite == "standard":
+        from geneformer_grn.workflows.suite import QUESTIONS, chosen
+
+        chosen(QUESTIONS, settings.only or None)  # said before the work and not after it
         return data_folder(data)
     if data is not None:
         raise ValueError("a folder of data is for the suite standard; give --suite standard too")

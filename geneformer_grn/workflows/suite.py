@@ -132,12 +132,7 @@ def run_suite(
     ValueError
         No task begins so.
     """
-    asked = [*more, *QUESTIONS]
-    if only is not None:
-        asked = [one for one in asked if one.task.startswith(tuple(only))]
-        if not asked:
-            known = ", ".join(dict.fromkeys(one.task for one in QUESTIONS))
-            raise ValueError(f"no task begins with {', '.join(map(repr, only))}; they are: {known}")
+    asked = chosen([*more, *QUESTIONS], only)
     begun = time.perf_counter()
     rows, used = [], set()
     for question in asked:
@@ -153,6 +148,23 @@ def run_suite(
         "hardware": hardware(bench.encoder.device),
         "energy": energy(seconds / 3600, threads=_threads(), gpu=bench.encoder.device.type == "cuda"),
     }
+
+
+def chosen(questions: Sequence[Question], only: Sequence[str] | None = None) -> list[Question]:
+    """Return the questions whose task begins with one of `only`; None: all.
+
+    Raises
+    ------
+    ValueError
+        There is none that begins so.
+    """
+    if only is None:
+        return list(questions)
+    for start in only:
+        if not any(one.task.startswith(start) for one in questions):
+            known = ", ".join(dict.fromkeys(one.task for one in questions))
+            raise ValueError(f"no task begins with {start!r}; they are: {known}")
+    return [one for one in questions if one.task.startswith(tuple(only))]
 
 
 def ask(question: Question, bench: Bench) -> list[dict[str, Any]]:

@@ -47,7 +47,8 @@ def regulator_rows(bench: Bench, counts: CellCounts, data: str) -> list[dict[str
     rng, vocabulary = np.random.default_rng(bench.seed), bench.encoder.vocabulary
     counts = rows_of(counts, np.sort(rng.permutation(len(counts))[:N_CELLS]))
     task, groups = regulator_task("regulator", counts, vocabulary, whole_families=True, seed=bench.seed)
-    rule = SplitRule(scheme="kfold", folds=_FOLDS, groups_are="block of families")
+    n_folds = min(_FOLDS, len(np.unique(groups)))
+    rule = SplitRule(scheme="kfold", folds=n_folds, groups_are="family block")
     splits = make_splits(task.values, rule, groups=groups, units_are="genes", seed=bench.seed)
     ranked = bench.ranked(counts)
     own = LabelData(counts=counts, ranked=ranked, vocabulary=vocabulary, encoder=bench.encoder)
@@ -65,7 +66,7 @@ def regulator_rows(bench: Bench, counts: CellCounts, data: str) -> list[dict[str
             prediction = GENE_BASELINES[baseline](data_of, task, split, seed=bench.seed)
             scores[name][prediction.units] = prediction.scores[:, 1]
     values, ahead = aurocs_with_gains(task.values == 1, scores, groups, seed=bench.seed)
-    note = f"{len(np.unique(groups))} blocks of families, {_FOLDS} folds; {len(counts)} cells"
+    note = f"{len(np.unique(groups))} blocks of families, {n_folds} folds; {len(counts)} cells"
     return [
         suite_row(
             TASK, "AUROC, regulators against matched genes", data, values=values, ahead=ahead,
