@@ -1,6 +1,6 @@
 # Two commands: `make demo` runs the main job on cells that ship with the package, `make test` runs the tests.
 # Both set everything up first (.venv, the right torch, the package); a second time that costs seconds.
-.PHONY: help setup demo test test-all lint format clean
+.PHONY: help setup demo test test-all lint docs format clean
 
 VENV := .venv/bin
 
@@ -24,6 +24,10 @@ test-all:  ## Also the slow, distributed, shared-data and browser tests
 lint:  ## ruff, mypy, import-linter
 	@bash scripts/setup.sh dev
 	@$(VENV)/ruff check . && $(VENV)/ruff format --check . && $(VENV)/mypy && $(VENV)/lint-imports
+
+docs:  ## Build the site into build/docs, warnings as errors
+	@bash scripts/setup.sh docs
+	@$(VENV)/python -m sphinx -q -W --keep-going -c docs -d build/docs-trees . build/docs
 
 format:  ## Format the code
 	@bash scripts/setup.sh dev
