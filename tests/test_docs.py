@@ -83,11 +83,9 @@ def run_shell(block: Block, folder: Path) -> None:
     assert answer.returncode == 0, f"{block}: {answer.stderr[-2000:]}"
 
 
-def run_page(blocks: list[Block], folder: Path, *, slow: bool) -> None:
+def run_page(blocks: list[Block], folder: Path) -> None:
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks:
-        if block.mark == "not run" or (block.mark == "slow" and not slow):
-            continue
         if block.language == "python":
             exec(compile(block.code, str(block), "exec"), names)  # noqa: S102 - our own pages
         else:
@@ -133,13 +131,17 @@ def desk(repository, cells_of_a_reader, tmp_path, monkeypatch) -> Iterator[Path]
 
 @pytest.mark.parametrize("page", EXECUTED)
 def test_the_blocks_of_a_page_run(repository, desk, page):
-    run_page(blocks_of(repository / page, page), desk, slow=False)
+    run_page([block for block in blocks_of(repository / page, page) if not block.mark], desk)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", EXECUTED)
-def test_all_blocks_of_a_page_run(repository, desk, page):
-    run_page(blocks_of(repository / page, page), desk, slow=True)
+def test_the_slow_blocks_run(repository, desk):
+    """They begin with the reader's files alone."""
+    blocks = [
+        block for page in EXECUTED for block in blocks_of(repository / page, page) if block.mark == "slow"
+    ]
+    assert blocks
+    run_page(blocks, desk)
 
 
 def test_few_blocks_are_not_run(repository):
@@ -240,11 +242,11 @@ def test_a_mark_is_read_from_the_line_above(tmp_path):
 
 def test_a_block_that_fails_is_told(tmp_path):
     with pytest.raises(AssertionError, match="page:1"):
-        run_page([Block("page", 1, "bash", "true\nfalse\n")], tmp_path, slow=False)
+        run_page([Block("page", 1, "bash", "true\nfalse\n")], tmp_path)
     with pytest.raises(ZeroDivisionError):
-        run_page([Block("page", 1, "python", "1 / 0\n")], tmp_path, slow=False)
+        run_page([Block("page", 1, "python", "1 / 0\n")], tmp_path)
     with pytest.raises(AssertionError, match="name its language"):
-        run_page([Block("page", 1, "", "make\n")], tmp_path, slow=False)
+        run_page([Block("page", 1, "", "make\n")], tmp_path)
 
 
 def figures_of(repository: Path):
