@@ -102,7 +102,6 @@ def _suite(results: dict[str, Any]) -> dict[str, Any]:
         "suite_table": suite_table(suite),
         "suite_verdict": suite_verdict(suite),
         "training_energy": None if results["training"] is None else _training_energy(results["training"]),
-        "data_missing": [row for row in suite["rows"] if "not_run" in row],
     }
 
 

@@ -65,7 +65,7 @@ def suite_row(
     baselines = {name: _plain(value) for name, value in values.items() if name not in {MODEL, UNTRAINED}}
     sign = 1 if higher_is_better else -1
     known = {name: value for name, value in baselines.items() if value is not None}
-    best = max(known, key=lambda name: sign * known[name])
+    best = max(known, key=lambda name: sign * known[name]) if known else next(iter(baselines))
     return {
         "task": task,
         "measure": measure,
@@ -85,7 +85,10 @@ def suite_row(
 
 def not_run(task: str, data: str, *, reason: str, sources: Sequence[str] = ()) -> dict[str, Any]:
     """Return the row of a question that was not asked: why, and where what it lacks comes from."""
-    return {"task": task, "data": data, "not_run": reason, "source": "; ".join(sources)}
+    # both end up in a cell of a Markdown table
+    texts = {"not_run": reason, "source": "; ".join(sources)}
+    shown = {name: " ".join(text.replace("|", "/").split()) for name, text in texts.items()}
+    return {"task": task, "data": data, **shown}
 
 
 def paired_gain(

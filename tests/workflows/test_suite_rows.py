@@ -43,6 +43,8 @@ def test_what_is_not_known_is_null():
     assert row["untrained"] is None
     assert row["ahead_of_baseline"] == {"name": "pca", "mean": 0.1, "low": None, "high": None}
     json.dumps(row, allow_nan=False)
+    nothing = made(values={"model": 0.8, "untrained": 0.5, "pca": np.nan}, ahead=ahead)
+    assert nothing["ahead_of_baseline"]["name"] == "pca"
 
 
 def test_units_are_paired():
@@ -86,4 +88,5 @@ def test_all_rows_are_counted():
         "against_untrained": {"ahead": 2, "level": 0, "behind": 0},
         "against_best_baseline": {"ahead": 0, "level": 1, "behind": 1},
     }
+    assert not_run("t", "d", reason="a | b\n c")["not_run"] == "a / b c"
     assert rows[2] == {"task": "t", "data": "d", "not_run": "no file", "source": "a; b"}
