@@ -30,7 +30,7 @@ def data(make, tmp_path) -> Path:
         ('cells = ["train/z.h5ad"]', "", FileNotFoundError, "[files] cells: nothing .* 'train/z.h5ad'"),
         ('cells = ["tumour/*"]', "", FileNotFoundError, "nothing in the data folder is, or fits, 'tumour/*'"),
         ('cells = ["../*"]', "", ValueError, "leaves the data folder"),
-        ('cells = ["train/*"]', '[held_out]\nfiles = ["z/*"]', FileNotFoundError, "[held_out] files: nothing"),
+        ('cells = ["train/*"]', '[held_out]\nfiles = ["z/*"]', FileNotFoundError, "[held_out] files: noth"),
         ('cells = ["train/*"]\nmanifest = "m.json"', "", FileNotFoundError, "no m.json in the data folder"),
         ('cells = ["train/*"]\nmanifest = "recipe.toml"', "", ValueError, "recipe.toml is no JSON"),
         (
