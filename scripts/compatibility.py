@@ -5,10 +5,10 @@ Usage::
     python scripts/compatibility.py measure docs/compatibility.json [--python 3.13=PATH] [--only CASE]
     python scripts/compatibility.py table docs/compatibility.json docs/compatibility.md
 
-Each case is an environment of its own, in which the wheel is installed and a small set of tests and the main
-job run. Only one library is held at its lowest at a time; pip chooses the rest. torch is taken only where a
-build for the CPU is to be had (its usual build brings gigabytes of CUDA); an interpreter without one runs
-what needs no torch. Cases that are in the JSON already are not run again, unless named by ``--only``.
+Each case is an environment of its own, in which the wheel is installed and a small set of tests and one verb
+run; the main job in a new environment is the business of ``scripts/release_check.py``. torch is taken only
+where a build for the CPU is to be had (its usual build brings gigabytes of CUDA); an interpreter without one
+runs what needs no torch. Cases that are in the JSON already are not run again, unless named by ``--only``.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def make_environment(case: dict[str, Any], python: str, wheel: Path, folder: Pat
 
 
 def smoke(case: dict[str, Any], python: Path, source: Path, caches: Path) -> dict[str, Any]:
-    """Run the tests and the main job in an environment; return outcome, reason and versions."""
+    """Run the tests and a verb in an environment; return outcome, reason and versions."""
     versions = json.loads(run([python, "-c", VERSIONS, *LIBRARIES]).stdout)
     # Compiled kernels are kept for the versions they were compiled with.
     cache = caches / "-".join(versions.get(name, "") for name in ("python", "numba", "numpy"))
@@ -136,9 +136,8 @@ def smoke(case: dict[str, Any], python: Path, source: Path, caches: Path) -> dic
         [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default", *tests]
     ]
     with tempfile.TemporaryDirectory() as out:
-        verb = ["tokenize", source / DEMO, "--out", f"{out}/corpus"] if case["without_torch"] else [
-            "run", source / DEMO, "--cells", "60", "--out", f"{out}/run"]  # fmt: skip
-        commands.append([python, *CLI, *verb, "--quiet"])
+        verb = ("tokenize", f"{out}/corpus") if case["without_torch"] else ("embed", f"{out}/cells.h5ad")
+        commands.append([python, *CLI, verb[0], source / DEMO, "--out", verb[1], "--quiet"])
         passed = 0
         for command in commands:
             answer = run(command, cwd=source, env=environment)
@@ -214,8 +213,10 @@ def measure(out: Path, pythons: dict[str, str], only: list[str], work: Path) -> 
         out.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def outcome_text(row: dict[str, Any], name: str) -> str:
+def outcome_text(row: dict[str, Any] | None, name: str, bound: str) -> str:
     """Return a cell of the table: the version and what came out."""
+    if row is None:
+        return f"{bound}: untested (not run yet)"
     version = row["versions"].get(name, row["pins"].get(name))
     if version is None:
         return "untested"
@@ -235,12 +236,15 @@ def render(content: dict[str, Any]) -> str:
         if name == "torch":
             first = f"{bound['lowest']}: untested ({NO_CPU_BUILD})"
         else:
-            first = outcome_text(rows.get(f"lowest {name}", rows["lowest"]), name)
+            first = outcome_text(rows.get(f"lowest {name}", rows.get("lowest")), name, bound["lowest"])
         if usual[name].removesuffix("+cpu") != bound["highest"].removesuffix("+cpu"):
             alone = rows.get(f"highest {name}")
             other = f"untested ({NO_CPU_BUILD if name == 'torch' else 'other libraries refuse it'})"
             last += f"; {bound['highest']}: {alone['outcome'] if alone else other}"
-        newest = [outcome_text(rows[f"Python {one}"], name) for one in further if f"Python {one}" in rows]
+        newest = [
+            outcome_text(rows.get(f"Python {one}"), name, content["bounds"][one][name]["highest"])
+            for one in further
+        ]
         cells = [name, f"`{content['ranges'][name]}`", first, last, *newest]
         lines.append("| " + " | ".join(cells) + " |")
     pythons = [f"{usual['python']}: {full['outcome']}"]
