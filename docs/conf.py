@@ -45,7 +45,6 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-suppress_warnings = ["toc.empty_glob"]
 # Docstrings set code in single backticks.
 default_role = "code"
 
