@@ -49,6 +49,13 @@ class RankedCells:
         """Return the ``(L,)`` uint16 tokens of one cell, a view."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
+    def cropped(self, room: int) -> RankedCells:
+        """Return the first `room` genes of every cell."""
+        lengths = self.lengths
+        place = np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], lengths)
+        offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, room))]).astype(np.int64)
+        return RankedCells(tokens=self.tokens[place < room], offsets=offsets, n_counts=self.n_counts)
+
 
 def rank_cells(counts: CellCounts, vocabulary: GeneVocabulary) -> RankedCells:
     """Rank the genes of each cell by ``float64(count) / float64(median)``; ties by ascending token id.

@@ -49,7 +49,8 @@ class LabelData:
     encoder
         The pretrained model; None where no baseline needs it. It is not changed.
     settings
-        `FinetuneSettings` that ``random_weights`` is trained with; None: the defaults.
+        `FinetuneSettings` that ``random_weights`` is trained with, and by whose ``max_length`` cells are
+        cropped for everyone who reads ranked genes; None: the defaults.
     unlabelled
         ``(m,)`` int64 cells beside the training cells that may be looked at without their labels: in a
         few-shot split the training cells whose labels were withheld. Never cells of validation or test.
@@ -70,19 +71,25 @@ class LabelData:
         """Log-normalised counts, ``(n, n_columns)`` float32 csr; every cell by itself."""
         return log_normalised(self.counts)
 
+    @cached_property
+    def read(self) -> RankedCells:
+        """The ranked genes as far as the fine-tuned model reads them: no rival reads more of a cell."""
+        longest = None if self.settings is None else self.settings.model.max_length
+        return self.ranked if longest is None else self.ranked.cropped(longest - self.vocabulary.n_wrapping)
+
     def cell_embeddings(self, encoder_layer: int) -> np.ndarray:
         """Return the pretrained model's mean-pooled cells, ``(n, d)`` float32; computed once."""
         from geneformer_grn.embedding import EmbedSettings, embed_cells
 
         settings = EmbedSettings(encoder_layer=encoder_layer)
-        return self._once(f"cells {encoder_layer}", lambda model: embed_cells(model, self.ranked, settings))
+        return self._once(f"cells {encoder_layer}", lambda model: embed_cells(model, self.read, settings))
 
     def gene_embeddings(self, encoder_layer: int) -> np.ndarray:
         """Return the pretrained model's genes, means over cells, ``(V, d)`` float32; computed once."""
         from geneformer_grn.embedding import EmbedSettings, embed_genes
 
         settings = EmbedSettings(encoder_layer=encoder_layer)
-        return self._once(f"genes {encoder_layer}", lambda model: embed_genes(model, self.ranked, settings))
+        return self._once(f"genes {encoder_layer}", lambda model: embed_genes(model, self.read, settings))
 
     def _once(self, name: str, embed: Callable[[Encoder], np.ndarray]) -> np.ndarray:
         if name not in self.kept:

@@ -162,12 +162,12 @@ def _on_tokens(
     """Teach a network that reads tokens; of many cells, for fewer rounds."""
     parts = taught(data, task, split)
     vocabulary = data.vocabulary
-    lengths = np.minimum(data.ranked.lengths + vocabulary.n_wrapping, vocabulary.max_length)
+    lengths = np.minimum(data.read.lengths + vocabulary.n_wrapping, vocabulary.max_length)
     pad = vocabulary.special("<pad>") or 0
     device = _device(data)
 
     def read(chosen: np.ndarray) -> tuple[Tensor, Tensor]:
-        cells = [model_input(data.ranked.cell(int(cell)), vocabulary) for cell in chosen]
+        cells = [model_input(data.read.cell(int(cell)), vocabulary) for cell in chosen]
         tokens = np.full((len(cells), max(map(len, cells))), pad, dtype=np.int64)
         for row, cell in zip(tokens, cells, strict=True):
             row[: len(cell)] = cell

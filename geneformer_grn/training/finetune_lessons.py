@@ -89,10 +89,8 @@ def head_spec(task: Task, pooling: Pooling) -> HeadSpec:
 
 def _held_tokens(ranked: RankedCells, room: int) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens, and the cell of each, that the model reads: the first `room` of every cell."""
-    lengths = ranked.lengths
-    place = np.arange(len(ranked.tokens)) - np.repeat(ranked.offsets[:-1], lengths)
-    read = place < room
-    return ranked.tokens[read], np.repeat(np.arange(len(ranked)), lengths)[read]
+    read = ranked.cropped(room)
+    return read.tokens, np.repeat(np.arange(len(ranked)), read.lengths)
 
 
 def _cell_lesson(task: Task, allowed: np.ndarray, settings: FinetuneSettings) -> Lesson:

@@ -65,6 +65,27 @@ def shuffled_test(data: LabelData, task: Task) -> tuple[LabelData, Task]:
     return replace(data, counts=counts, ranked=ranked, kept={}), replace(task, values=labels)
 
 
+def test_rivals_read_no_more_of_a_cell_than_the_model(data, task, tiny_encoder) -> None:
+    """What follows behind the model's longest input changes no baseline on ranked genes."""
+    from geneformer_grn.embedding import EmbedSettings, embed_cells, embed_genes
+    from geneformer_grn.training.finetune_settings import FinetuneModel, FinetuneSettings
+
+    longest = 12
+    settings = FinetuneSettings(model=FinetuneModel(max_length=longest))
+    cells = [data.ranked.cell(i)[: longest - data.vocabulary.n_wrapping] for i in range(80)]
+    offsets = np.r_[0, np.cumsum([len(cell) for cell in cells])]
+    by_hand = RankedCells(np.concatenate(cells), offsets, data.ranked.n_counts)
+    assert offsets[-1] < len(data.ranked.tokens)
+    short = replace(data, settings=settings, kept={})
+    how = EmbedSettings(encoder_layer=-1)
+    assert np.array_equal(short.cell_embeddings(-1), embed_cells(tiny_encoder, by_hand, how))
+    genes = short.gene_embeddings(-1), embed_genes(tiny_encoder, by_hand, how)
+    assert np.array_equal(*genes, equal_nan=True)
+    cnn = CELL_BASELINES["cnn"]
+    scores = [cnn(one, task, SPLIT, seed=0).scores for one in (short, replace(data, ranked=by_hand))]
+    assert np.array_equal(*scores)
+
+
 @pytest.mark.parametrize("name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in ON_TOKENS)])
 def test_planted_classes_are_found_and_nothing_is_learnt_from_test_cells(name, data, task) -> None:
     baseline = CELL_BASELINES[name]
