@@ -138,6 +138,7 @@ def blood(data: Path, sizes: Mapping[str, Any], seed: int = 0) -> Iterator[Case]
     truths = {
         name: read_truth(data / "grn" / file, confidence=classes, circular=circular)
         for name, (file, classes, circular) in TRUTHS.items()
+        if name in sizes.get("truths", TRUTHS)
     }
     known = set().union(*(set(truth.edges["source"]) for truth in truths.values() if not truth.circular))
     ids = vocabulary.ensembl_ids

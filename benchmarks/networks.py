@@ -36,9 +36,10 @@ from geneformer_grn.evaluation.networks import (
 )
 from geneformer_grn.evaluation.residual import Covariates, by_covariates, residual
 from geneformer_grn.metrics import average_precision
-from geneformer_grn.network.combination import aggregate_ranks, best_source, fit_combination, known_pairs
+from geneformer_grn.network.combination import aggregate_ranks, best_source, fit_combination
 from geneformer_grn.network.folds import FOLDS
 from geneformer_grn.network.inference import correlation_edges
+from geneformer_grn.network.known_pairs import known_pairs
 from geneformer_grn.network.pair_features import gene_traits
 from geneformer_grn.network.scored import ScoredPairs
 from geneformer_grn.network.truth import Truth, canonical_genes
@@ -47,12 +48,13 @@ SIZES: dict[str, dict[str, Any]] = {
     "full": {
         "genes": 400, "cells": 2_000, "depths": ("clean", "5k", "1k", "100"), "seeds": 3, "resamples": 500,
         "targets": 600, "support": 50, "model_cells": 100,
-        # influence runs the head over the whole vocabulary for each hidden regulator: hours on two cores
-        "model_methods": ("attention", "attention_rollout", "embedding", "contextual", "gene_shifts"),
+        "model_methods": ("attention", "attention_rollout", "embedding", "contextual", "gene_shifts",
+                          "influence"),
     },
     "quick": {
         "genes": 120, "cells": 300, "depths": ("clean", "1k"), "seeds": 1, "resamples": 100,
         "targets": 100, "support": 300, "model_cells": 30, "model_methods": ("attention", "embedding"),
+        "truths": ("TRRUST", "DoRothEA A-C"),
     },
 }  # fmt: skip
 PARTS = ("simulated", "published", "blood", "speed")
@@ -111,8 +113,7 @@ def notes() -> list[str]:
         "genie3 has 10 trees and grnboost at most 50, on at most 1,000 cells, graph_autoencoder 100 epochs; "
         "these three and graphical_lasso run on the first simulated network and the published sets only; "
         "methods with a limit of genes are left out above it",
-        "gene_shifts takes each regulator out of 5 cells; influence, whose head runs over the whole "
-        "vocabulary for each removal, did not end on two cores and is not among the methods",
+        "gene_shifts and influence take each regulator out of 5 cells",
         "out-of-fold scores (combined, best_single, target degree, attention_selected) of a regulator never "
         "see its own edges; the residual of such a score is optimistic all the same, since the fits behind "
         "it saw edges of regulators in the residual's own test folds",

@@ -14,8 +14,8 @@ import numpy as np
 
 from geneformer_grn.extraction.attention_sums import Head
 from geneformer_grn.metrics import average_precision
-from geneformer_grn.network.combination import known_pairs
 from geneformer_grn.network.folds import FOLDS
+from geneformer_grn.network.known_pairs import known_pairs
 from geneformer_grn.network.pair_features import global_ranks, require_same_pairs
 from geneformer_grn.network.scored import ScoredPairs
 from geneformer_grn.network.truth import Truth

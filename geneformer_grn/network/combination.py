@@ -7,15 +7,15 @@ against the same truth; regulators that the truth does not know get the mean of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from geneformer_grn.metrics import average_precision
 from geneformer_grn.network.edge_models import MODELS, LogOdds, calibration, probability, thinned
-from geneformer_grn.network.folds import FOLDS, regulator_folds
+from geneformer_grn.network.folds import FOLDS
+from geneformer_grn.network.known_pairs import KnownPairs, known_pairs
 from geneformer_grn.network.pair_features import (
     PLANES,
     GeneTraits,
@@ -24,31 +24,11 @@ from geneformer_grn.network.pair_features import (
     require_same_pairs,
 )
 from geneformer_grn.network.scored import ScoredPairs
-from geneformer_grn.network.truth import Truth, canonical_genes
+from geneformer_grn.network.truth import Truth
 
 _PRIOR = 5.0  # regulators that a target's share of known ones is drawn towards the mean by
-BOTH, MEAN_RANK = "both", "mean_rank"
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class KnownPairs:
-    """A truth laid out over regulators × targets.
-
-    Parameters
-    ----------
-    known, judged
-        ``(R, T)`` bool: true edges; pairs of a regulator and a target that the truth knows.
-    fold
-        ``(R,)`` int64, fold of a regulator; -1 where the truth does not know it.
-    """
-
-    known: np.ndarray
-    judged: np.ndarray
-    fold: np.ndarray
-
-    def rows_in(self, folds: set[int]) -> np.ndarray:
-        """Return ``(R,)`` bool, regulators in these folds."""
-        return np.isin(self.fold, list(folds))
+_SMALL = 1e-6
+BOTH, MEAN_RANK, POPULARITY = "both", "mean_rank", "popularity"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,7 +43,8 @@ class Combination:
         ``(R,)`` int64, fold of every regulator; -1 where the truth does not know it.
     chosen
         For every fold what was chosen on the others: of `MODELS`, ``both`` (their mean log-odds), or, where
-        fits are no better, ``mean_rank`` or one source.
+        fits are no better, ``mean_rank``, one source, or ``popularity`` (how many of the other regulators
+        have the target).
     """
 
     scores: ScoredPairs
@@ -127,33 +108,6 @@ def fit_combination(
     return Combination(scores=scores, fold=pairs.fold, chosen=tuple(name for _, name in parts))
 
 
-def known_pairs(pairs: ScoredPairs, truth: Truth, *, seed: int = 0) -> KnownPairs:
-    """Lay a truth out over scored pairs, its regulators dealt into folds.
-
-    Raises
-    ------
-    ValueError
-        Fewer than 5 of the regulators have a known edge to one of the targets.
-    """
-    regulators, targets = canonical_genes(pairs.regulators), canonical_genes(pairs.targets)
-    row = pd.Index(truth.edges["source"]).unique().get_indexer(regulators) >= 0
-    column = pd.Index(truth.edges["target"]).unique().get_indexer(targets) >= 0
-    listed = pd.MultiIndex.from_frame(truth.edges[["source", "target"]])
-    asked = pd.MultiIndex.from_product([regulators, targets])
-    own = regulators[:, None] == targets[None, :]
-    known = asked.isin(listed).reshape(own.shape) & ~own
-    n_known = known.sum(axis=1)
-    if np.count_nonzero(n_known) < FOLDS:
-        raise ValueError(
-            f"{np.count_nonzero(n_known)} of {len(regulators):,} regulators have edges of {truth.name} to "
-            f"these {len(targets):,} targets; supervised combinations need {FOLDS}. Without known edges, use "
-            "rank_aggregate"
-        )
-    fold = np.full(len(regulators), -1, dtype=np.int64)
-    fold[row] = regulator_folds(n_known[row], np.random.default_rng([seed, 3]))
-    return KnownPairs(known=known, judged=row[:, None] & column & ~own, fold=fold)
-
-
 class _Fitting:
     """Fits on some folds, shared between the choice of a classifier and the scores."""
 
@@ -179,10 +133,10 @@ class _Fitting:
             labels.append(self.pairs.known[row, column])
             for name, odds in self.log_odds(frozenset({fold, other}), row, column).items():
                 inner.setdefault(name, []).append(odds)
-        truths = np.concatenate(labels)
-        unseen = {name: np.concatenate(parts) for name, parts in inner.items()}
-        chosen = max(unseen, key=lambda name: average_precision(truths, unseen[name]))
-        slope, intercept = calibration(unseen[chosen], truths)
+        chosen = _choice(inner, labels, rankings=(MEAN_RANK, POPULARITY, *self.sources))
+        slope, intercept = 1.0, 0.0
+        if chosen != POPULARITY:  # a share among other regulators is a probability, and alike in all folds
+            slope, intercept = calibration(np.concatenate(inner[chosen]), np.concatenate(labels))
         row, column = (grid.ravel() for grid in np.indices(self.pairs.known.shape))
         odds = self.log_odds(frozenset({fold}), row, column)[chosen]
         return probability(slope * odds + intercept).reshape(self.pairs.known.shape), chosen
@@ -197,9 +151,12 @@ class _Fitting:
         matrix = self._matrix(left_out, row, column)
         found = {name: fit(matrix) + offset for name, fit in fits.items()}
         found[BOTH] = np.mean(list(found.values()), axis=0)
-        # with few known edges a fit may be worse than one source, or all of them, by rank alone
+        # with few known edges a fit may be worse than one source, or all of them, by rank alone; and where a
+        # truth lists what was studied, worse than how often it lists the target
         alone = self.features.planes[::PLANES, row, column].astype(np.float64)
-        return found | {MEAN_RANK: alone.mean(axis=0)} | dict(zip(self.sources, alone, strict=True))
+        share = np.clip(np.exp(matrix[:, -1].astype(np.float64)), _SMALL, 1 - _SMALL)
+        found |= {MEAN_RANK: alone.mean(axis=0), POPULARITY: np.log(share) - np.log1p(-share)}
+        return found | dict(zip(self.sources, alone, strict=True))
 
     def _fit(self, left_out: frozenset[int]) -> tuple[dict[str, LogOdds], float]:
         inside = self.pairs.rows_in(set(range(FOLDS)) - left_out)
@@ -220,8 +177,27 @@ class _Fitting:
             share = (n_known - mine * self._n_known[own] + _PRIOR * usual) / (
                 n_judged - mine * self._n_judged[own] + _PRIOR
             )
-            shares[own] = np.log(share + 1e-6)  # own is -1 for regulators that the truth does not know
+            shares[own] = np.log(share + _SMALL)  # own is -1 for regulators that the truth does not know
         return self.features.matrix(row, column, shares[self.pairs.fold[row], column][:, None])
+
+
+def _choice(
+    scores: Mapping[str, list[np.ndarray]], labels: list[np.ndarray], *, rankings: Sequence[str]
+) -> str:
+    """Return the candidate with the highest average precision over all folds.
+
+    A fit is taken only where it beats the best of the `rankings`, which have nothing to fit, in most of the
+    folds, too: of many fits one is ahead by luck.
+    """
+    truths = np.concatenate(labels)
+    areas = {name: average_precision(truths, np.concatenate(parts)) for name, parts in scores.items()}
+    best = max(areas, key=lambda name: areas[name])
+    plain = max(rankings, key=lambda name: areas[name])
+    ahead = [
+        average_precision(label, ours) > average_precision(label, other)
+        for label, ours, other in zip(labels, scores[best], scores[plain], strict=True)
+    ]
+    return best if 2 * sum(ahead) > len(ahead) else plain
 
 
 def best_source(sources: Mapping[str, ScoredPairs], truth: Truth, *, seed: int = 0) -> Combination:

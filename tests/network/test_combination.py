@@ -15,10 +15,10 @@ from geneformer_grn.network.combination import (
     best_source,
     combine_supervised,
     fit_combination,
-    known_pairs,
 )
 from geneformer_grn.network.edge_models import calibration, probability, thinned
 from geneformer_grn.network.folds import regulator_folds
+from geneformer_grn.network.known_pairs import known_pairs
 from geneformer_grn.network.pair_features import gene_traits, global_ranks, pair_features
 from geneformer_grn.network.scored import ScoredPairs
 from geneformer_grn.network.truth import truth_of
@@ -284,6 +284,35 @@ def test_equal_seeds_give_equal_scores(planted, combined):
     np.testing.assert_array_equal(again.scores.weights, first.scores.weights)
     assert not np.array_equal(other.fold, first.fold)
     assert set(combined.chosen) <= {*ALL_MODELS, combination.BOTH}
+
+
+def test_a_fit_is_taken_where_it_is_ahead_in_most_folds():
+    """Ahead over all folds by one alone, it is luck; what needs no fit is taken then."""
+    labels = [np.array([True, False, False, False])] * 4
+    right, wrong = np.array([4.0, 3.0, 2.0, 1.0]), np.array([3.0, 4.0, 2.0, 1.0])
+    weak = [np.array([1.0, 0.9, 0.8, 0.0])] * 4
+    scores = {"fit": [right, right, right, wrong], "rank": [wrong] * 4, "other": [wrong[::-1]] * 4}
+    assert combination._choice(scores, labels, rankings=("rank", "other")) == "fit"
+    scores = {"fit": [right, right, wrong, wrong], "rank": [wrong] * 4, "other": [wrong[::-1]] * 4}
+    assert combination._choice(scores, labels, rankings=("rank", "other")) == "rank"
+    scores = {"fit": [wrong] * 4, "rank": weak}
+    assert combination._choice(scores, labels, rankings=("rank",)) == "rank"
+
+
+def test_where_nothing_but_popularity_tells_the_combination_is_popularity():
+    """Many sources of noise make every fit worse than the count of a target's other regulators."""
+    rng = np.random.default_rng(5)
+    share = rng.beta(0.4, 4.0, N_TARGETS)
+    known = rng.random((N_REGULATORS, N_TARGETS)) < share
+    sources = {f"noise{number}": scored(rng.random(known.shape)) for number in range(12)}
+    found = fit_combination(sources, truth_from(known))
+    pairs = known_pairs(sources["noise0"], truth_from(known))
+    degree = np.stack([(pairs.known & pairs.judged)[pairs.fold != fold].sum(axis=0) for fold in pairs.fold])
+    labels, said = pairs.known[pairs.judged], found.scores.weights[pairs.judged]
+    alone = average_precision(labels, degree[pairs.judged].astype(float))
+    assert found.chosen.count("popularity") >= 4
+    assert average_precision(labels, said) > 0.97 * alone > 1.4 * labels.mean()
+    assert said.mean() == pytest.approx(labels.mean(), rel=0.1)
 
 
 def test_with_few_known_edges_a_good_source_is_left_alone():
