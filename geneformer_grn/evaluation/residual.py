@@ -63,6 +63,28 @@ def gene_level_scores(covariates: Covariates, pairs: Pairs) -> dict[str, np.ndar
     return {_COLUMNS[0]: np.nan_to_num(covariates.correlation, nan=-1.0), **by_target}
 
 
+def target_degree(pairs: Pairs, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return the baseline that reads no expression: how many known regulators a target has, out of fold.
+
+    Parameters
+    ----------
+    pairs, seed
+        As in `residual`, whose folds these are.
+
+    Returns
+    -------
+    dict
+        ``target degree`` -> ``(R, T)`` number of regulators of the other folds that are known to have the
+        target, -1 where a pair is not judged. Empty where fewer than `FOLDS` regulators have a known edge.
+    """
+    known = pairs.known & pairs.judged
+    if np.count_nonzero(known.any(axis=1)) < FOLDS:
+        return {}
+    folds = regulator_folds(known.sum(axis=1), np.random.default_rng([seed, 1]))
+    counted = np.stack([known[folds != fold].sum(axis=0) for fold in range(FOLDS)])
+    return {"target degree": np.where(pairs.judged, counted[folds], -1).astype(np.float64)}
+
+
 def residual(
     strength: np.ndarray,
     pairs: Pairs,

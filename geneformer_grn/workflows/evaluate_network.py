@@ -22,7 +22,7 @@ from geneformer_grn.evaluation.networks import (
     score_strengths,
 )
 from geneformer_grn.evaluation.null_networks import against_random_networks, random_networks
-from geneformer_grn.evaluation.residual import Covariates, gene_level_scores, residual
+from geneformer_grn.evaluation.residual import Covariates, gene_level_scores, residual, target_degree
 from geneformer_grn.network.edges import Universe, read_edges, read_universe
 from geneformer_grn.network.inference import Expression, correlation_edges, mean_and_sd
 from geneformer_grn.network.truth import Truth, canonical_genes, read_truth
@@ -101,8 +101,8 @@ def evaluate_network_file(
     settings
         See `NetworkCardSettings`.
     cells
-        A file of cells, and how it is opened: adds the baselines (correlation, mean, variance, detection) and
-        what the edges add to them.
+        A file of cells, and how it is opened: adds baselines (correlation, mean, variance, detection; the
+        target's degree in the truth needs none) and what the edges add to them.
     out
         JSON file to write the card to.
 
@@ -166,12 +166,13 @@ def network_card(
     targets = universe.targets if universe else tuple(edges["target"].unique())
     pairs = judged_pairs(regulators, targets, truth)
     networks = random_networks(pairs, n=settings.n_null, seed=settings.seed)
-    rows, baselines = [], []
+    rows, baselines, degree = [], [], target_degree(pairs, seed=settings.seed)
     for group, tables in _by_group(edges):
         covariates = (
             None if expression is None else covariates_of(expression.of_group(group), expression, pairs)
         )
         scored = {} if covariates is None else gene_level_scores(covariates, pairs)
+        scored |= degree
         for name, strength in scored.items():
             found = score_strengths(strength, pairs, seed=settings.seed)
             baselines.append({"group": group, "method": name, **found})

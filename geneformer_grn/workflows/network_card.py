@@ -21,7 +21,7 @@ from geneformer_grn.evaluation.networks import (
     score_signs,
     score_strengths,
 )
-from geneformer_grn.evaluation.residual import gene_level_scores, residual
+from geneformer_grn.evaluation.residual import by_covariates, gene_level_scores, residual, target_degree
 from geneformer_grn.network.cross_products import Expression
 from geneformer_grn.network.scored import ScoredPairs
 from geneformer_grn.network.truth import Truth, canonical_genes
@@ -53,6 +53,7 @@ class MethodCards:
         self.pairs = judged_pairs(regulators, targets, truth)
         self._sizes = {"regulators": len(regulators), "targets": len(targets)}
         self._seed = seed
+        self._degree = target_degree(self.pairs, seed=seed)
         self._rows: list[dict[str, Any]] = []
         self._baselines: list[dict[str, Any]] = []
         n_common = len(self.pairs.regulators)
@@ -78,7 +79,8 @@ class MethodCards:
         """
         known = KnownExpression(matrix=expression, genes=canonical_genes(gene_ids))
         covariates = covariates_of(expression, known, self.pairs)
-        baselines = gene_level_scores(covariates, self.pairs)
+        baselines = gene_level_scores(covariates, self.pairs) | self._degree
+        without = by_covariates(self.pairs, covariates, seed=self._seed)
         correlation = baselines["|r|"]
         for name, strength in baselines.items():
             found = score_strengths(strength, self.pairs, seed=self._seed)
@@ -94,7 +96,7 @@ class MethodCards:
             if method != CORRELATION:
                 row["against_correlation"] = compare(strength, correlation, self.pairs, seed=self._seed)
                 row["verdict"] = verdict(row["against_correlation"]["auprc"])
-                row["residual"] = residual(strength, self.pairs, covariates, seed=self._seed)
+                row["residual"] = residual(strength, self.pairs, covariates, seed=self._seed, without=without)
             self._rows.append(row)
 
     def card(self) -> dict[str, Any]:

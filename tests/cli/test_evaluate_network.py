@@ -35,7 +35,7 @@ def test_the_card_is_printed_and_written(invoke, tables, tmp_path):
     (row,) = card["rows"]
     assert 1 < row["auprc_ratio_low"] < row["auprc_ratio"] < row["auprc_ratio_high"]
     assert row["random_networks"]["p_value"] == pytest.approx(1 / 11)
-    assert card["baselines"] == []
+    assert [row["method"] for row in card["baselines"]] == ["target degree"]
     again = invoke(
         "evaluate", "network", tables / "edges.tsv", "--truth", tables / "truth.tsv", "--json", "--quiet",
         "--random-networks", 10,
@@ -61,7 +61,7 @@ def test_cells_add_baselines_and_the_residual(invoke, tiny_adata, tiny_checkpoin
     card = json.loads(answer.out.splitlines()[-1])
     assert [row["method"] for row in card["rows"]] == ["correlation", "ridge"]
     baselines = [row["method"] for row in card["baselines"]]
-    assert baselines == ["|r|", "target mean", "target variance", "target detection"]
+    assert baselines == ["|r|", "target mean", "target variance", "target detection", "target degree"]
     # the table is whole, so that correlation is its own baseline
     assert card["rows"][0]["against_correlation"]["auroc"]["difference"] == pytest.approx(0, abs=1e-9)
     assert "log_loss_gain" in card["rows"][1]["residual"]

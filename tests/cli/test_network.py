@@ -319,7 +319,7 @@ def test_truth_prints_every_method_beside_correlation(app, scored, truth, tiny_c
     )  # fmt: skip
     assert code == 0, error
     heads = [f"attention_l{layer}h{head}" for layer in (0, 1) for head in (0, 1)]
-    for method in ("correlation", "attention", *heads, "ridge", "combined", "target mean"):
+    for method in ("correlation", "attention", *heads, "ridge", "combined", "target mean", "target degree"):
         assert f"| all | {method} |" in stdout
     assert "- all, ridge: too few regulators to say whether it beats correlation" in stdout
     assert "Circular: drawn" in stdout

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from geneformer_grn.evaluation.networks import judged_pairs
-from geneformer_grn.evaluation.residual import Covariates, gene_level_scores, residual
+from geneformer_grn.evaluation.residual import Covariates, gene_level_scores, residual, target_degree
 from geneformer_grn.network.truth import truth_of
 
 
@@ -63,6 +63,32 @@ def test_few_regulators_give_no_interval_and_fewer_no_residual():
     assert "auprc_gain_low" not in found
     pairs, covariates, other = a_case(n_regulators=4)
     assert residual(other, pairs, covariates) == {}
+
+
+def test_degree_counts_other_regulators_alone():
+    """Whatever a regulator's own edges are, the degrees it is scored by stay; popular targets are found."""
+    rng = np.random.default_rng(3)
+    popular = np.arange(40) < 8
+    known = rng.random((25, 40)) < np.where(popular, 0.9, 0.25)
+    names = [f"simulated_r{i:02}" for i in range(25)], [f"simulated_t{j:02}" for j in range(40)]
+
+    def degree(known):
+        rows = [(names[0][i], names[1][j], 0) for i, j in zip(*np.nonzero(known), strict=True)]
+        truth = truth_of(pd.DataFrame(rows, columns=["source", "target", "sign"]), name="truth")
+        pairs = judged_pairs(*names, truth)
+        return pairs, target_degree(pairs)["target degree"]
+
+    pairs, first = degree(known)
+    assert first.shape == (25, 40)
+    assert first[:, popular].mean() > 2 * first[:, ~popular].mean()
+    other = known.copy()
+    other[4] = known[4][::-1]  # as many edges, so that the folds stay
+    np.testing.assert_array_equal(degree(other)[1][4], first[4])
+    n_known = pairs.known.sum(axis=0)
+    assert (first < n_known).any()
+    assert (first <= n_known).all()
+    few, _, _ = a_case(n_regulators=4)
+    assert target_degree(few) == {}
 
 
 def test_gene_level_rankings_place_unknown_pairs_last():
