@@ -48,7 +48,7 @@ def main() -> None:
     """Fine-tune unless that is done, then measure method after method."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")
-    parser.add_argument("--work", type=Path, required=True, help="folder that keeps the fine-tuned model")
+    parser.add_argument("--work", type=Path, help="folder that keeps the fine-tuned model; else beside OUT")
     parser.add_argument("--figure", type=Path, help="PNG of the deletion curves to write")
     parser.add_argument("--quick", action="store_true", help="few cells, one cheap method")
     parser.add_argument("--methods", default=",".join(METHOD_NAMES))
@@ -60,6 +60,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.methods, chosen.cells, chosen.train_cells = "gradient_x_input", 16, 100
+    chosen.work = chosen.work or chosen.out.with_suffix(".model")
     torch.set_num_threads(chosen.threads)
     result = json.loads(chosen.out.read_text(encoding="utf-8")) if chosen.out.is_file() else {}
     if not is_finetuned(chosen.work):

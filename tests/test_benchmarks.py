@@ -177,3 +177,25 @@ def test_perturbation_truth(run, shared_dir, monkeypatch):
     assert methods == {*card["strength"], *card["direction"]}
     again = run("perturbation_truth", "--sets", "papalexi", "--cells", "4", "--threads", "2")
     assert again == result
+
+
+@pytest.mark.shared
+def test_embeddings(run, shared_dir, monkeypatch):
+    """The model, its baselines and random weights on the same cells; a second call finds nothing to do."""
+    pytest.importorskip("scib_metrics", exc_type=ImportError)
+    monkeypatch.setenv("GENEFORMER_GRN_SHARED", str(shared_dir))
+    result = run("embeddings")
+    assert {"device", "versions", "data"} <= set(result)
+    (found,) = result["data"].values()
+    assert found["seconds"] > 0
+    assert run("embeddings") == result
+
+
+@pytest.mark.shared
+def test_explanation(run, shared_dir, monkeypatch):
+    """Deletion curves of one method, of cells of donors that the model was not tuned on."""
+    monkeypatch.setenv("GENEFORMER_GRN_SHARED", str(shared_dir))
+    result = run("explanation")
+    assert list(result["methods"]) == ["gradient_x_input"]
+    assert {row["method"] for row in result["rows"]} >= {"gradient_x_input"}
+    assert run("explanation") == result  # and no second model is tuned
