@@ -239,7 +239,7 @@ def render(content: dict[str, Any]) -> str:
             first = outcome_text(rows.get(f"lowest {name}", rows.get("lowest")), name, bound["lowest"])
         if usual[name].removesuffix("+cpu") != bound["highest"].removesuffix("+cpu"):
             alone = rows.get(f"highest {name}")
-            other = f"untested ({NO_CPU_BUILD if name == 'torch' else 'other libraries refuse it'})"
+            other = f"untested ({NO_CPU_BUILD if name == 'torch' else 'the newest of the others refuse it'})"
             last += f"; {bound['highest']}: {alone['outcome'] if alone else other}"
         newest = [
             outcome_text(rows.get(f"Python {one}"), name, content["bounds"][one][name]["highest"])
@@ -249,9 +249,9 @@ def render(content: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     pythons = [f"{usual['python']}: {full['outcome']}"]
     for one in further:
-        if row := rows.get(f"Python {one}"):
-            found = row["versions"].get("python", one)
-            pythons.append(f"{found}: {row['outcome']} without torch, untested with it ({NO_CPU_BUILD})")
+        row = rows.get(f"Python {one}", {"versions": {}, "outcome": "not run yet"})
+        found = row["versions"].get("python", one)
+        pythons.append(f"{found}: {row['outcome']} without torch, untested with it ({NO_CPU_BUILD})")
     notes = [
         f"- {row['case']}: {row['outcome']}"
         + (f" ({row['reason']})" if row["reason"] else f", {row['tests']} tests")
