@@ -13,6 +13,7 @@ from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.evaluation.responders import differential_expression
 from geneformer_grn.explanation.target import Explained
 from geneformer_grn.workflows.explain_options import ExplainOptions
+from geneformer_grn.workflows.labels import column_groups
 
 _LEAST_GENES = 2  # a cell of one gene cannot lose it
 _MOST_TESTED = 500  # cells of a class in the rank-sum test: its ranking hardly changes beyond
@@ -166,7 +167,7 @@ def _column(counts: CellCounts, name: str, option: str) -> np.ndarray:
     if name not in counts.obs.columns:
         known = ", ".join(map(str, counts.obs.columns)) or "none"
         raise ValueError(f"no obs column {name!r} for {option}; {counts.name} has: {known}")
-    return np.asarray(counts.obs[name].astype(object).astype(str), dtype=object)
+    return column_groups(counts.obs, name, ())
 
 
 def _source(options: ExplainOptions) -> str:

@@ -139,6 +139,18 @@ def test_without_labels_the_predictions_are_explained(tiny_encoder, counts, tiny
     )
 
 
+def test_labels_that_are_numbers_are_the_classes_that_were_learnt(tiny_encoder, counts):
+    """A column of numbers with a gap is one of floats: 1.0 there is the class 1."""
+    grades = np.where(np.arange(80) % 2, 1.0, 2.0)
+    grades[3] = np.nan
+    counts = dataclasses.replace(counts, obs=counts.obs.assign(grade=grades))
+    heads = [choose_head(model(tiny_encoder, HeadSpec("grade", "cell", "classification", ("1", "2"))))]
+    ranked = rank_cells(counts, heads[0].vocabulary)
+    chosen = choose_cells(heads, counts, ranked, ExplainOptions(label="grade", n_cells=6))
+    assert chosen.targets.tolist() == (grades[chosen.cells] - 1).tolist()
+    assert chosen.labels[3] == -1
+
+
 def test_a_regression_has_one_list(tiny_encoder, counts):
     one = model(tiny_encoder, HeadSpec("age", "cell", "regression"))
     options = ExplainOptions(label="age", methods=("gradient_x_input",), n_cells=6, deletion=QUICK)
