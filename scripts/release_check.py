@@ -117,40 +117,41 @@ def check_wheel(wheel: Path, rebuilt: Path) -> None:
     say(f"{wheel.name}: {size / 1e6:.1f} MB, {len(ours):,} files")
 
 
-def check_installed(wheel: Path, work: Path) -> None:
-    """Install the wheel into an empty environment and run the demo there."""
+def alone(work: Path) -> dict[str, str]:
+    """Return an environment with neither caches nor a way out: what is needed has to be carried along."""
     kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment = work / "environment"
-    subprocess.run(
-        ["bash", "scripts/setup.sh"], cwd=REPOSITORY, check=True,
-        env=kept | {"SETUP_VENV": str(environment), "SETUP_WHEEL": str(wheel), "PYTHON": sys.executable},
-    )  # fmt: skip
-    python = environment / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "check", "--quiet"], check=True)
-    empty = work / "empty"
-    empty.mkdir()
-    # Neither caches nor a way out: what the demo needs it has to carry.
-    alone = kept | {
+    return kept | {
         "HF_HUB_OFFLINE": "1", "HF_HOME": str(work / "hub"), "NUMBA_CACHE_DIR": str(work / "kernels"),
         "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9",
     }  # fmt: skip
+
+
+def install_and_run(wheel: Path, work: Path) -> None:
+    """Install the wheel into an empty environment and run the demo there, in an empty folder."""
+    environment, empty = work / "environment", work / "empty"
+    wanted = {"SETUP_VENV": str(environment), "SETUP_WHEEL": str(wheel), "PYTHON": sys.executable}
+    subprocess.run(["bash", "scripts/setup.sh"], cwd=REPOSITORY, check=True, env=os.environ | wanted)
+    subprocess.run([environment / "bin" / "python", "-m", "pip", "check", "--quiet"], check=True)
+    empty.mkdir()
     start = time.perf_counter()
-    subprocess.run(
-        [environment / "bin" / "geneformer-grn", "demo", "--quiet"], cwd=empty, env=alone, check=True
-    )
+    demo = [environment / "bin" / "geneformer-grn", "demo", "--quiet"]
+    subprocess.run(demo, cwd=empty, env=alone(work), check=True)
     say(f"the demo took {time.perf_counter() - start:.0f} seconds")
+
+
+def check_demo(work: Path) -> None:
+    """Look at what the demo wrote, and at what the installed package carries."""
+    environment, empty = work / "environment", work / "empty"
     out = empty / "demo_out"
     short = [name for name in OUTPUTS if not (out / name).is_file() or (out / name).stat().st_size < 200]
     demand(f"the demo did not write {', '.join(short)}", fulfilled=not short)
-    told = [
-        name
-        for name in OUTPUTS
-        if any(str(one).encode() in (out / name).read_bytes() for one in (REPOSITORY, work))
-    ]
+    folders = [str(folder).encode() for folder in (REPOSITORY, work)]
+    told = [name for name in OUTPUTS if any(folder in (out / name).read_bytes() for folder in folders)]
     demand(f"a folder of this machine is in {', '.join(told)}", fulfilled=not told)
     looked = subprocess.run(
-        [python, "-c", LOOK, out], cwd=empty, env=alone, check=True, capture_output=True, text=True
-    )
+        [environment / "bin" / "python", "-c", LOOK, out],
+        cwd=empty, env=alone(work), check=True, capture_output=True, text=True,
+    )  # fmt: skip
     found = json.loads(looked.stdout)
     demand(f"the package ran from {found['home']}", fulfilled=Path(found["home"]).is_relative_to(environment))
     demand("tokenizers is shadowed", fulfilled=found["tokenizers"] == "tokenizers")
@@ -182,7 +183,8 @@ def main() -> None:
         build(next((work / "sdist").iterdir()), work / "rebuilt", "wheel")
         check_wheel(wheel, the_one(work / "rebuilt", "*.whl"))
         say("installing the wheel into an empty environment")
-        check_installed(wheel, work)
+        install_and_run(wheel, work)
+        check_demo(work)
     say(f"fit to publish: {sdist.name}, {wheel.name}")
 
 
