@@ -52,6 +52,7 @@ html_theme = "furo"
 html_title = f"geneformer-grn {release}"
 html_extra_path = ["site"]
 html_copy_source = False
+html_show_sourcelink = False
 html_theme_options = {"navigation_with_keys": True}
 
 
@@ -60,5 +61,26 @@ def escape_bars(app, what, name, obj, options, lines):  # noqa: ANN001, ANN201
     lines[:] = [re.sub(r"(?<!`)\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
 
 
+def list_keys(app, what, name, obj, options, lines):  # noqa: ANN001, ANN201
+    """List the keys of a section of a config file, which say themselves what they are."""
+    for key, field in getattr(obj, "model_fields", {}).items() if what == "class" else ():
+        kind = (
+            getattr(field.annotation, "__name__", "")
+            if isinstance(field.annotation, type)
+            else field.annotation
+        )
+        default = (
+            "needed"
+            if field.is_required()
+            else f"default ``{field.get_default(call_default_factory=True)!r}``"
+        )
+        if "Section" in str(kind):
+            continue
+        plain = str(kind).replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
+        told = f": {field.description}" if field.description else ""
+        lines += ["", f"- ``{key}`` ({plain}; {default}){told}"]
+
+
 def setup(app):  # noqa: ANN001, ANN201, D103
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-docstring", list_keys)
