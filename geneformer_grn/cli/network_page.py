@@ -30,11 +30,11 @@ def network_page(
 ) -> None:
     """Write the page: zoom, search, neighbourhoods, a threshold, groups; it loads nothing from anywhere."""
     with verb(quiet=quiet, as_json=as_json) as summary:
-        from geneformer_grn.network.edges import read_edges
+        from geneformer_grn.network.formats import read_network
         from geneformer_grn.report.network_page import check_page, write_network_page
 
         check_page(out)
-        table = read_edges(edges)
+        table = read_network(edges)
         heading = f"Gene network of {edges.name}" if title is None else title
         write_network_page(table, out, title=heading, shown=shown)
         summary |= {"out": out, "n_edges": len(table), "shown": min(shown, len(table)), "seed": seed}

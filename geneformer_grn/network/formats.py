@@ -35,6 +35,7 @@ _OF_ENDING = {".graphml": "graphml", ".sif": "sif"}
 _MANY_METHODS = frozenset({"edges", "graphml"})
 _MANY_GROUPS = frozenset({"edges", "graphml", "celloracle_links"})
 _ARBORETO = ["TF", "target", "importance"]
+_BEELINE = {"Gene1": "source", "Gene2": "target", "EdgeWeight": "weight"}
 
 
 def write_network(
@@ -108,18 +109,20 @@ def write_network(
 
 
 def read_network(path: Path | str) -> pd.DataFrame:
-    """Read edges of ours, of decoupler (``source``, ``target``, ``weight``) or of arboreto and pySCENIC.
+    """Read edges of ours, of decoupler (``source``, ``target``, ``weight``), arboreto, pySCENIC or BEELINE.
 
     Parameters
     ----------
     path
         ``.tsv`` or ``.csv``, either with ``.gz``. Arboreto's table (``TF``, ``target``, ``importance``) is
-        known by its columns, or, as it is often saved without any, by a number in the third of three fields.
+        known by its columns, or, as it is often saved without any, by a number in the third of three fields;
+        BEELINE's by ``Gene1``, ``Gene2``, ``EdgeWeight``, with tabs even where it is called ``.csv``.
 
     Returns
     -------
     DataFrame
-        Checked edge table; of arboreto's with the method ``arboreto`` and no signs.
+        Checked edge table; of arboreto's with the method ``arboreto`` and no signs, of BEELINE's, whose
+        methods are signed or not, with the method ``beeline``.
 
     Raises
     ------
@@ -140,6 +143,15 @@ def read_network(path: Path | str) -> pd.DataFrame:
         ) as error:
             raise ValueError(f"{path.name} is no table of edges: {error}") from error
         fields = [str(field) for field in first.iloc[0]]
+        if len(fields) == 1 and set(_BEELINE) <= set(fields[0].split("\t")):
+            separator, fields = "\t", fields[0].split("\t")
+        if set(_BEELINE) <= set(fields):
+            table = pd.read_csv(
+                path, sep=separator, dtype={"Gene1": str, "Gene2": str},
+                keep_default_na=False, na_values={"EdgeWeight": [""]},
+            )  # fmt: skip
+            as_ours = table.rename(columns=_BEELINE).assign(method="beeline")
+            return check_edges(as_ours, name=path.name)
         headless = len(fields) == 3 and _is_number(fields[2])
         if headless or set(_ARBORETO) <= set(fields):
             table = pd.read_csv(

@@ -23,7 +23,8 @@ from geneformer_grn.evaluation.networks import (
 )
 from geneformer_grn.evaluation.null_networks import against_random_networks, random_networks
 from geneformer_grn.evaluation.residual import Covariates, gene_level_scores, residual, target_degree
-from geneformer_grn.network.edges import Universe, read_edges, read_universe
+from geneformer_grn.network.edges import Universe, read_universe
+from geneformer_grn.network.formats import read_network
 from geneformer_grn.network.inference import Expression, correlation_edges, mean_and_sd
 from geneformer_grn.network.truth import Truth, canonical_genes, read_truth
 from geneformer_grn.workflows.cells import OpenSettings, open_cells
@@ -118,7 +119,7 @@ def evaluate_network_file(
         A file cannot be used, or the edges and the truth have no gene in common.
     """
     settings = settings or NetworkCardSettings()
-    table, universe = read_edges(edges), read_universe(edges)
+    table, universe = read_network(edges), read_universe(edges)
     known = read_truth(truth, confidence=settings.confidence, circular=settings.circular)
     if universe is None:
         logger.warning("%s has no universe beside it: its own genes are taken for it", Path(edges).name)

@@ -11,11 +11,11 @@ from geneformer_grn._runtime import library_versions, logger, write_json
 from geneformer_grn.genes.table import load_gene_table
 from geneformer_grn.network.edges import (
     check_destination,
-    read_edges,
     read_universe,
     write_edges,
     write_table,
 )
+from geneformer_grn.network.formats import read_network
 from geneformer_grn.network.propagation import propagate
 from geneformer_grn.workflows.cells import OpenSettings, open_cells
 from geneformer_grn.workflows.propagation import PropagateRequest, find_sources, propagate_opened
@@ -63,7 +63,7 @@ def propagate_file(
     signed_path = out.with_name(f"{beside}.edges.tsv")
     if Path(edges_path).resolve() in {out.resolve(), signed_path.resolve()}:
         raise ValueError(f"writing {out.name} would replace the edges it is made from; name another --out")
-    edges = _of_method(read_edges(edges_path), request.edge_method)
+    edges = _of_method(read_network(edges_path), request.edge_method)
     sources = find_sources(request.sources, edges)
     refitted = None
     if expression is None:

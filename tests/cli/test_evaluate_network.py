@@ -43,6 +43,25 @@ def test_the_card_is_printed_and_written(invoke, tables, tmp_path):
     assert json.loads(again.out.splitlines()[-1])["rows"] == card["rows"]
 
 
+@pytest.mark.parametrize("columns", ["TF target importance", "Gene1 Gene2 EdgeWeight"])
+def test_tables_of_other_tools_are_scored_alike(invoke, tables, tmp_path, columns):
+    ours = pd.read_csv(tables / "edges.tsv", sep="\t")[["source", "target", "weight"]]
+    ours = ours.assign(weight=ours["weight"].abs())
+    ours.to_csv(tmp_path / "ours.tsv", sep="\t", index=False)
+    ours.set_axis(columns.split(), axis=1).to_csv(tmp_path / "theirs.tsv", sep="\t", index=False)
+    rows = []
+    for name in ("ours", "theirs"):
+        answer = invoke(
+            "evaluate", "network", tmp_path / f"{name}.tsv", "--truth", tables / "truth.tsv", "--json",
+            "--quiet", "--random-networks", 5,
+        )  # fmt: skip
+        assert answer.code == 0, answer.err
+        (row,) = json.loads(answer.out.splitlines()[-1])["rows"]
+        rows.append(row)
+    assert rows[0]["auprc_ratio"] == pytest.approx(rows[1]["auprc_ratio"])
+    assert rows[1]["method"] in {"arboreto", "beeline"}
+
+
 def test_cells_add_baselines_and_the_residual(invoke, tiny_adata, tiny_checkpoint, tmp_path):
     cells = tmp_path / "cells.h5ad"
     tiny_adata.write_h5ad(cells)

@@ -186,3 +186,14 @@ def test_what_is_no_network(tmp_path):
     (tmp_path / "wide.tsv").write_text("TF\ttarget\timportance\nA\tB\tmuch\n")
     with pytest.raises(ValueError, match="'much' as weight in row 1"):
         read_network(tmp_path / "wide.tsv")
+
+
+def test_beelines_table_is_read_whatever_separates_it(tmp_path):
+    text = "Gene1,Gene2,EdgeWeight\nSPI1,CD14,0.5\nNA,PAX5,-0.25\n"
+    (tmp_path / "a.csv").write_text(text)
+    (tmp_path / "b.csv").write_text(text.replace(",", "\t"))
+    for name in ("a.csv", "b.csv"):
+        found = read_network(tmp_path / name)
+        assert found[["source", "target"]].to_numpy().tolist() == [["SPI1", "CD14"], ["NA", "PAX5"]]
+        assert found["weight"].tolist() == [0.5, -0.25]
+        assert set(found["method"]) == {"beeline"}
