@@ -14,7 +14,7 @@ from geneformer_grn.cells.counts import read_counts
 from geneformer_grn.cells.ranking import RankedCells, rank_cells
 from geneformer_grn.model.encoder import ModelConfig, new_model
 from geneformer_grn.model.fingerprint import checkpoint_fingerprint, encoder_fingerprint
-from geneformer_grn.training import finetune as finetuning
+from geneformer_grn.training import finetune_loop
 from geneformer_grn.training.finetune import finetune
 from geneformer_grn.training.finetune_settings import FinetuneModel, FinetuneOptim, FinetuneSettings
 from geneformer_grn.training.supervision import MISSING, Split, Task
@@ -105,9 +105,9 @@ def test_another_encoder_in_place_of_the_given_one_is_noticed(
     """The reference's multi-task training never loads the pretrained weights."""
     config = ModelConfig(n_layers=2, hidden_size=32, n_heads=2, ffn_size=64)
     fresh = replace(tiny_encoder, model=new_model(config, tiny_vocabulary, seed=5).eval())
-    real = finetuning.trainable_copy
+    real = finetune_loop.trainable_copy
     monkeypatch.setattr(
-        finetuning, "trainable_copy", lambda encoder, *rest, **named: real(fresh, *rest, **named)
+        finetune_loop, "trainable_copy", lambda encoder, *rest, **named: real(fresh, *rest, **named)
     )
     with pytest.raises(RuntimeError, match="is not the one given"):
         finetune(tiny_encoder, ranked, [tasks["kind"]], splits, settings(mode))
@@ -169,7 +169,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 ):
     given = (tiny_encoder, ranked, [tasks["kind"], tasks["age"]], splits, settings(mode, epochs=4))
     whole = finetune(*given)
-    real, calls = finetuning.save_progress, []
+    real, calls = finetune_loop.save_progress, []
 
     def dies(*arguments, **named):
         calls.append(1)
@@ -177,10 +177,10 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
             raise KeyboardInterrupt
         real(*arguments, **named)
 
-    monkeypatch.setattr(finetuning, "save_progress", dies)
+    monkeypatch.setattr(finetune_loop, "save_progress", dies)
     with pytest.raises(KeyboardInterrupt):
         finetune(*given, out=tmp_path)
-    monkeypatch.setattr(finetuning, "save_progress", real)
+    monkeypatch.setattr(finetune_loop, "save_progress", real)
     with pytest.raises(FileExistsError, match="already holds a run"):
         finetune(*given, out=tmp_path)
     assert_same(whole, finetune(*given, out=tmp_path, resume=True))
@@ -207,7 +207,7 @@ def test_states_pooled_once_teach_what_the_encoder_would(
     chosen = settings("frozen", pooling, dropout=0.0)
     given = (tiny_encoder, ranked, list(tasks.values()), splits, chosen)
     once = finetune(*given)
-    monkeypatch.setattr(finetuning, "pool_once", lambda *_, **__: None)
+    monkeypatch.setattr(finetune_loop, "pool_once", lambda *_, **__: None)
     live = finetune(*given)
     for row, other in zip(once.history, live.history, strict=True):
         for key, value in row.items():
