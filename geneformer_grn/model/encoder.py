@@ -199,7 +199,7 @@ def packed_states(
         A cell is longer than the model has positions.
     """
     _require_fitting(model, batch)
-    layers = list(cast("torch.nn.ModuleList", model.bert.encoder.layer))[:n_layers]
+    layers = cast("list[torch.nn.Module]", model.bert.encoder.layer)[:n_layers]
     if after is None:
         done, states = 0, model.bert.embeddings(input_ids=batch.input_ids, position_ids=batch.position_ids)
     else:
