@@ -19,7 +19,8 @@ VERBS = [
     "corpus merge", "corpus split", "corpus task", "corpus finish", "corpus duplicates", "pretrain",
     "finetune", "finetune-search", "annotate", "explain", "embed", "perturb", "perturb-merge",
     "screen", "network", "network-export", "network-page", "propagate", "simulate",
-    "evaluate model", "evaluate network", "evaluate effects", "evaluate embeddings", "card", "publish", "info",
+    "evaluate model", "evaluate network", "evaluate effects", "evaluate embeddings", "card", "publish",
+    "info",
 ]  # fmt: skip
 READERS = [
     "run", "validate", "tokenize", "annotate", "embed", "perturb", "screen", "network", "propagate",
