@@ -277,4 +277,4 @@ def _runs(left: int, right: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     below = low - powers[1:] + 1
     starts = np.unique(np.concatenate([[0], below, [low, high + 1], above]))
     starts = starts[(starts >= 0) & (starts < n)]
-    return starts, where_between(starts, np.int64(left), np.int64(right))
+    return starts, where_between(starts, np.asarray(left), np.asarray(right))

@@ -113,7 +113,8 @@ def evaluate_model(
         logger.warning("%s carries no rank_position.npz: no rank-position baseline is scored", encoder.name)
     training = _training(folder)
     known = _seen(training, encoder.vocabulary.provenance.get("sources", []))
-    rows, scores, read = [], [], {}
+    rows, scores = [], []
+    read: dict[str, CellCounts] = {}
     for name, path, digest in _inputs(cells):
         _require_held_out(name, digest, known)
         counts = read_counts(path, encoder.vocabulary, settings.read, name=name)

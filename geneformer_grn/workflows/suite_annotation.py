@@ -70,7 +70,8 @@ def few_shot_predictions(
         test, others = np.flatnonzero(donors == donor), np.flatnonzero(donors != donor)
         features = {name: _scaled(standardised(each, others)) for name, each in frozen.items()}
         features["pca_logistic"] = _components(log, others, seed=bench.seed)
-        sparse_log, draws = _over_deviation(log, others), {name: [] for name in found}
+        sparse_log = _over_deviation(log, others)
+        draws: dict[str, list[Any]] = {name: [] for name in found}
         for draw in range(N_DRAWS):
             train = _few(values, others, np.random.default_rng([bench.seed, number, draw]))
             taught = Taught(train, train[:0], others)

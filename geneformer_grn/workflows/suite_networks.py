@@ -117,7 +117,7 @@ def edge_rows(
     scored["correlation"] = correlation_edges(expression, ids[counts.column_tokens], **genes)
     rows = []
     for data, truth in truths.items():
-        pairs = judged_pairs(*genes.values(), truth)
+        pairs = judged_pairs(genes["regulators"], genes["targets"], truth)
         strengths = {name: _laid_out(each, pairs) for name, each in scored.items()}
         strengths["target_degree"] = _target_degree(scored["correlation"], truth, pairs)
         rows += _rows(strengths, pairs, data, seed=bench.seed)
