@@ -159,5 +159,6 @@ def test_bad_settings():
         PropagationSettings(n_hops=0)
     with pytest.raises(ValueError, match="between 0 and 1"):
         PropagationSettings(restart=1.0)
-    with pytest.raises(ValueError, match=r"follows no edges and needs cells \(--expression"):
-        propagate(make_edges(("A", "B", 1.0)), {"A": 1.0}, settings=PropagationSettings(method="covariance"))
+    for method in ("covariance", "clamped"):
+        with pytest.raises(ValueError, match=rf"{method} response is one of cells, .* \(--expression"):
+            propagate(make_edges(("A", "B", 1.0)), {"A": 1.0}, settings=PropagationSettings(method=method))
