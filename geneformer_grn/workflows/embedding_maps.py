@@ -1,4 +1,4 @@
-"""UMAP and t-SNE of the embeddings that ``evaluate embeddings`` scores: as a figure, and stored in the cells."""
+"""UMAP and t-SNE of the embeddings that ``evaluate embeddings`` scores: as a figure, and in the cells."""
 
 from __future__ import annotations
 
