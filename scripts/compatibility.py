@@ -197,7 +197,9 @@ def measure(out: Path, pythons: dict[str, str], only: list[str], work: Path) -> 
         refusal = ""
         if name != "highest" or not folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
-            base = None if name == "highest" or case["without_torch"] else work / "highest"
+            base = work / "highest"
+            if name == "highest" or case["without_torch"] or not base.is_dir():
+                base = None
             refusal = make_environment(case, pythons[case["python"]], wheel, folder, base)
         result = {"outcome": "untested", "reason": refusal, "versions": case["pins"], "tests": 0}
         if not refusal:
