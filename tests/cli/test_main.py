@@ -72,6 +72,21 @@ def test_the_root_lists_every_verb_and_knows_its_version(invoke):
     assert "Usage" in "".join(invoke()[1:])
 
 
+def test_the_package_runs_as_a_module(repository):
+    """With the exit codes of the script, and under the name that was typed."""
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "geneformer_grn", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(repository)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    told = call("--help")
+    assert (told.returncode, "python -m geneformer_grn" in told.stdout) == (0, True)
+    wrong = call("info", "no-such-model")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("error: no checkpoint 'no-such-model'")
+
+
 @pytest.mark.parametrize("arguments", [["fly"], ["run"], ["run", "--no-such-option"], ["run", "a.h5ad"]])
 def test_a_call_that_does_not_exist_exits_with_2(invoke, arguments):
     answer = invoke(*arguments)
