@@ -20,6 +20,13 @@ Card = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
+DataCard = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-card", metavar="FILE", show_default=False,
+        help="The corpus's data_card.md or .json, published as data_card.md (default: the checkpoint's).",
+    ),
+]  # fmt: skip
 License = Annotated[
     Path | None,
     typer.Option(
@@ -48,6 +55,7 @@ def publish(
     *,
     repo: Repository,
     card: Card = None,
+    data_card: DataCard = None,
     license_file: License = None,
     forbid: Forbid = None,
     dry_run: DryRun = False,
@@ -61,8 +69,8 @@ def publish(
         from geneformer_grn.workflows.publish import PublishSettings, publish, read_words
 
         settings = PublishSettings(
-            card=card, license_file=license_file, forbidden=read_words(forbid), private=private,
-            dry_run=dry_run,
+            card=card, data_card=data_card, license_file=license_file, forbidden=read_words(forbid),
+            private=private, dry_run=dry_run,
         )  # fmt: skip
         found = publish(checkpoint, repo, settings)
         if not quiet:

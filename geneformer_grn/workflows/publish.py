@@ -18,6 +18,7 @@ from typing import Any
 from geneformer_grn._runtime import atomic_path, logger, package_version, sha256_file
 from geneformer_grn.model.folder import read_model_config, read_vocabulary, resolve_checkpoint
 from geneformer_grn.workflows.publish_checks import refuse_pickles, refuse_private
+from geneformer_grn.workflows.publish_data_card import DATA_CARD, data_card_text
 
 _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "genes.tsv", "vocabulary.json")
 _WELCOME = ("aliases.tsv", "heads.json", "heads.safetensors", "rank_position.npz", "training.json")
@@ -33,6 +34,9 @@ class PublishSettings:
     ----------
     card
         Markdown file of the model card; None: ``README.md`` of the checkpoint's folder.
+    data_card
+        Data card of the corpus, as ``corpus build`` writes it; None: ``data_card.md`` or ``data_card.json``
+        of that folder, if there.
     license_file
         Text of the licence; None: ``LICENSE`` of that folder, else Apache's, if the card says so.
     forbidden
@@ -44,6 +48,7 @@ class PublishSettings:
     """
 
     card: Path | None = None
+    data_card: Path | None = None
     license_file: Path | None = None
     forbidden: Sequence[str] = ()
     private: bool = False
@@ -109,7 +114,7 @@ def stage_repository(
     checkpoint
         Folder of the checkpoint.
     folder
-        Where to write weights, config, tokenizer, vocabulary, card and licence.
+        Where to write weights, config, tokenizer, vocabulary, cards and licence.
     settings
         As for `publish`.
 
@@ -129,11 +134,15 @@ def stage_repository(
     sources[_CARD] = _card(checkpoint, settings.card)
     license_name = _license_of(sources[_CARD])
     sources[_LICENSE] = _license_text(checkpoint, license_name, settings.license_file)
+    data_card = data_card_text(checkpoint, settings.data_card, words=settings.forbidden)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         for name, source in sorted(sources.items()):
             shutil.copyfile(source, temporary / name)
             refuse_private(temporary / name, words=settings.forbidden)
+        if data_card is not None:
+            (temporary / DATA_CARD).write_text(data_card, encoding="utf-8")
+            refuse_private(temporary / DATA_CARD, words=settings.forbidden)
         return [
             {"name": path.name, "size": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(temporary.iterdir())

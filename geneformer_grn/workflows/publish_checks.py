@@ -29,6 +29,9 @@ _PERSON = re.compile(
     r"(donor|patient|individual|subject|participant|sample|cell)(_?(id|name))?s?|barcodes?|obs_names",
     re.IGNORECASE,
 )
+_PERSON_COLUMN = re.compile(
+    r"(donor|patient|individual|subject|participant)([ _]?(id|name))?s?|barcodes?", re.IGNORECASE
+)
 _BARCODE = re.compile(r"\b[ACGT]{14,}-\d+\b")
 
 
@@ -73,6 +76,8 @@ def refuse_private(path: Path, *, words: Sequence[str] = ()) -> None:
         person = next(_people(content), None)
         if person:
             raise ValueError(f"{path.name} names {person}; take it out before you publish")
+    if path.suffix == ".md" and (person := next(_people_in_tables(text), None)):
+        raise ValueError(f"{path.name} names {person}; take it out before you publish")
     if found:
         raise ValueError(f"{path.name} holds a path of a machine, {found!r}; write a file name instead")
     if barcode := _BARCODE.search(text):
@@ -159,3 +164,21 @@ def _people(content: Any) -> Iterator[str]:
                 if (name := next(names, None)) is not None:
                     yield f"{key} ({name!r})"
             yield from _people(item)
+
+
+def _people_in_tables(text: str) -> Iterator[str]:
+    """Yield the columns of Markdown tables that are called after people and hold names, with such a name.
+
+    As in JSON, a number is no name.
+    """
+    header: list[str] | None = None
+    for line in text.splitlines():
+        cells = [cell.strip(" `*") for cell in line.strip().strip("|").split("|")]
+        if not line.lstrip().startswith("|"):
+            header = None
+        elif header is None:
+            header = cells
+        else:
+            for column, cell in zip(header, cells, strict=False):
+                if _PERSON_COLUMN.fullmatch(column) and re.search(r"[^\W\d_]", cell):
+                    yield f"{column} ({cell!r})"

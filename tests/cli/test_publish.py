@@ -37,6 +37,19 @@ def test_the_shipped_model_can_be_published(invoke, card, monkeypatch):
     assert (summary["repository"], summary["pushed"], summary["left_out"]) == ("someone/mini", False, [])
 
 
+def test_a_data_card_goes_along(invoke, card, tmp_path):
+    data_card = tmp_path / "mini-data.md"
+    data_card.write_text("# Data card\n\n| part | donors |\n|---|---|\n| train | 23 |\n")
+    call = ("publish", "mini", "--repo", "someone/mini", "--card", card, "--dry-run", "--data-card")
+    answer = invoke(*call, data_card)
+    assert answer.code == 0, answer.err
+    (line,) = (line for line in answer.out.splitlines() if line.endswith(" data_card.md"))
+    assert line.split()[:2] == [str(data_card.stat().st_size), sha256_file(data_card)]
+    answer = invoke(*call, tmp_path / "none.md")
+    assert (answer.code, len(answer.err.splitlines())) == (2, 1)
+    assert answer.err.startswith("error: no data card at none.md")
+
+
 def test_bad_calls_are_one_line(invoke, card, tmp_path):
     for arguments, message in (
         (("mini", "--repo", "someone/mini", "--dry-run"), "no model card"),
