@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from geneformer_grn._runtime import library_versions
+from geneformer_grn._runtime import library_versions, sha256_file
+from geneformer_grn.model.folder import resolve_checkpoint
 
 
 def device() -> dict[str, Any]:
@@ -31,8 +32,14 @@ def device() -> dict[str, Any]:
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Return the versions every result names, and those of `more` installed distributions."""
-    return {**library_versions(), **{name: importlib.metadata.version(name) for name in more}}
+    """Return the versions every result names, those of `more` installed distributions, and the shipped model.
+
+    A model has no version number: ``mini`` is the digest of its weights, so that figures of an earlier one
+    can be told apart.
+    """
+    found = {**library_versions(), **{name: importlib.metadata.version(name) for name in more}}
+    weights = resolve_checkpoint("mini") / "model.safetensors"
+    return found | ({"mini": sha256_file(weights)[:16]} if weights.is_file() else {})
 
 
 def timed_rounds(
