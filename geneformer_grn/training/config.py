@@ -32,6 +32,10 @@ class ModelSection(_Section):
         default=0.02, ge=0.0, lt=1.0, description="of hidden states; attention dropout is always 0"
     )
     initializer_range: float = Field(default=0.02, gt=0.0)
+    start_from: str | None = Field(
+        default=None,
+        description="checkpoint to go on from, of this shape and the corpus' vocabulary; None: what follows",
+    )
     output_bias: Literal["zeros", "frequencies"] = Field(
         default="frequencies", description="start of the head's bias: 0, or log frequencies in the corpus"
     )
@@ -51,7 +55,7 @@ class ModelSection(_Section):
     @property
     def shape(self) -> dict[str, Any]:
         """The part that `ModelConfig` takes."""
-        return self.model_dump(exclude={"output_bias", "embeddings", "positions"})
+        return self.model_dump(exclude={"start_from", "output_bias", "embeddings", "positions"})
 
 
 class DataSection(_Section):

@@ -1,5 +1,7 @@
 """Where pretraining starts: what the corpus itself says of its genes, instead of random numbers.
 
+Or another model's weights, to go on with on cells of one's own (`start_at_checkpoint`).
+
 A small model on few cells spends most of its steps learning how frequent genes are, which ones go together
 and which stand at neighbouring ranks. All three can be computed: the head's bias starts at the log
 frequencies, the gene embeddings at a correspondence analysis of cells × genes and at the order of medians,
@@ -14,10 +16,69 @@ from scipy import sparse
 from transformers import BertForMaskedLM
 
 from geneformer_grn.cells.corpora.corpus import Corpus
+from geneformer_grn.model.checkpoint import ModelConfig, load_weights, new_model
+from geneformer_grn.model.folder import read_model_config, read_vocabulary, resolve_checkpoint
+from geneformer_grn.training.config import ModelSection
 
 _SCALE = 0.06  # root mean square of gene embeddings, and of positions: the gene outweighs its place
 _POSITION_SCALE = 0.04
+_SHAPE = {
+    "n_layers": "num_hidden_layers", "hidden_size": "hidden_size", "n_heads": "num_attention_heads",
+    "ffn_size": "intermediate_size", "activation": "hidden_act",
+}  # fmt: skip
 _LARGEST = 3.0  # in median lengths, the longest embedding: rare genes have the longest, and noisiest
+
+
+def starting_model(settings: ModelSection, corpus: Corpus, *, seed: int) -> BertForMaskedLM:
+    """Return the model before its first step: what `settings` ask for, in train mode, float32, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        The checkpoint to start from is not there, or not whole.
+    ValueError
+        It has another vocabulary than the corpus, or another shape than `settings`.
+    """
+    model = new_model(ModelConfig(**settings.shape), corpus.vocabulary, seed=seed)
+    if settings.start_from is not None:
+        start_at_checkpoint(model, settings.start_from, corpus)
+        return model
+    if settings.output_bias == "frequencies":
+        start_bias_at_frequencies(model, corpus)
+    if settings.embeddings == "components":
+        start_embeddings_at_components(model, corpus, seed=seed)
+    if settings.positions == "waves":
+        start_positions_at_waves(model, seed=seed)
+    return model
+
+
+def start_at_checkpoint(model: BertForMaskedLM, checkpoint: str, corpus: Corpus) -> None:
+    """Set all weights to those of a checkpoint: a shipped name, a folder, or a Hugging Face id on disk.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such checkpoint, or it is not whole.
+    ValueError
+        It has another vocabulary than the corpus, or another shape than the model.
+    """
+    folder = resolve_checkpoint(checkpoint)
+    vocabulary = read_vocabulary(folder)
+    vocabulary.require_same(
+        corpus.vocabulary.fingerprint, this=f"the model {checkpoint}", other=f"corpus {corpus.path.name}"
+    )
+    stored, asked = read_model_config(folder, vocabulary), model.config.to_dict()
+    differing = [
+        f"{ours} {asked[theirs]} (the checkpoint: {stored.get(theirs)})"
+        for ours, theirs in _SHAPE.items()
+        if stored.get(theirs) != asked[theirs]
+    ]
+    if differing:
+        raise ValueError(
+            f"model.start_from {checkpoint} has another shape than the config: {', '.join(differing)}; "
+            "set model.* to the checkpoint's"
+        )
+    model.load_state_dict(load_weights(folder).state_dict())
 
 
 def start_bias_at_frequencies(model: BertForMaskedLM, corpus: Corpus) -> None:

@@ -40,11 +40,7 @@ from geneformer_grn.training.config import SCHEDULE_KEYS, PretrainConfig, flat_c
 from geneformer_grn.training.data import PretrainingData, open_data
 from geneformer_grn.training.failing import failing_together
 from geneformer_grn.training.flops import peak_flops
-from geneformer_grn.training.initialization import (
-    start_bias_at_frequencies,
-    start_embeddings_at_components,
-    start_positions_at_waves,
-)
+from geneformer_grn.training.initialization import starting_model
 from geneformer_grn.training.loop import Run, SummedLoss, train
 from geneformer_grn.training.optimizer import AnyOptimizer, make_optimizer
 from geneformer_grn.training.plan import plan_steps
@@ -242,6 +238,10 @@ def _start(
                 "a step was %s packed batches (processes x optim.accumulation), from here on it is %s",
                 formerly, per_step,
             )  # fmt: skip
+    if checkpoint is None:
+        bare_model = starting_model(config.model, data.corpus, seed=config.run.seed)
+    else:
+        bare_model = new_model(ModelConfig(**config.model.shape), data.vocabulary, seed=config.run.seed)
     position = checkpoint.position if checkpoint is not None else checkpoints.Position()
     if accelerator.is_main_process:
         _make_folder(out)
@@ -258,14 +258,6 @@ def _start(
     accelerator.wait_for_everyone()
     start_tracker(accelerator, config.run.tracker, flat_config(config), out=out)
 
-    shape = ModelConfig(**config.model.shape)
-    bare_model = new_model(shape, data.vocabulary, seed=config.run.seed)
-    if checkpoint is None and config.model.output_bias == "frequencies":
-        start_bias_at_frequencies(bare_model, data.corpus)
-    if checkpoint is None and config.model.embeddings == "components":
-        start_embeddings_at_components(bare_model, data.corpus, seed=config.run.seed)
-    if checkpoint is None and config.model.positions == "waves":
-        start_positions_at_waves(bare_model, seed=config.run.seed)
     module = SummedLoss(
         bare_model,
         config.run.precision,

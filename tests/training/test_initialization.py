@@ -8,13 +8,16 @@ import torch
 
 from geneformer_grn.cells.corpora.corpus import Corpus
 from geneformer_grn.cells.corpora.tokenizing import write_corpus
-from geneformer_grn.model.encoder import ModelConfig, new_model
+from geneformer_grn.genes.vocabulary import VocabularyMismatchError
+from geneformer_grn.model.encoder import ModelConfig, new_model, save_checkpoint
+from geneformer_grn.training.config import ModelSection
 from geneformer_grn.training.initialization import (
     gene_components,
     median_waves,
     start_bias_at_frequencies,
     start_embeddings_at_components,
     start_positions_at_waves,
+    starting_model,
 )
 
 BIAS = {"cls.predictions.bias", "cls.predictions.decoder.bias"}  # one tensor, two names
@@ -196,3 +199,39 @@ def test_bias_is_the_log_frequency_of_every_token(model, corpus):
     expected = np.log(np.array(list(counts.values())) / sum(counts.values()))
     np.testing.assert_allclose(model.cls.predictions.bias.detach().numpy(), expected, atol=1e-6)
     assert (expected[:n_special] == expected.min()).all()
+
+
+def test_a_model_starts_at_a_checkpoints_weights_and_at_nothing_else(model, corpus, tmp_path):
+    save_checkpoint(model, corpus.vocabulary, tmp_path / "before")
+    settings = ModelSection(
+        n_layers=1, hidden_size=16, n_heads=2, ffn_size=32,
+        start_from=str(tmp_path / "before"), embeddings="components", positions="waves",
+    )  # fmt: skip
+    found = starting_model(settings, corpus, seed=99)
+    assert found.training
+    expected = model.state_dict()
+    assert found.state_dict().keys() == expected.keys()
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"n_layers": 2}, r"n_layers 2 \(the checkpoint: 1\)"),
+        ({"hidden_size": 32, "ffn_size": 64}, r"hidden_size 32 \(the checkpoint: 16\), ffn_size 64"),
+        ({"activation": "relu"}, r"activation relu \(the checkpoint: gelu\)"),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused(change, told, model, corpus, tmp_path):
+    save_checkpoint(model, corpus.vocabulary, tmp_path / "before")
+    shape = {"n_layers": 1, "hidden_size": 16, "n_heads": 2, "ffn_size": 32}
+    settings = ModelSection(**shape | change, start_from=str(tmp_path / "before"))
+    with pytest.raises(ValueError, match=told):
+        starting_model(settings, corpus, seed=0)
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(corpus):
+    settings = ModelSection(start_from="mini")
+    with pytest.raises(VocabularyMismatchError, match="the model mini has vocabulary"):
+        starting_model(settings, corpus, seed=0)

@@ -152,6 +152,8 @@ def test_what_cannot_be_started_is_refused(make_config, undisturbed, tmp_path):
         run_pretraining(make_config(f"data.corpus={tmp_path / 'nowhere'}"), tmp_path / "run")
     with pytest.raises(ValueError, match="token budget 20 is smaller"):
         run_pretraining(make_config("data.token_budget=20"), tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere'"):
+        run_pretraining(make_config("model.start_from=nowhere"), tmp_path / "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):
         run_pretraining(make_config(), tmp_path / "file")
