@@ -16,7 +16,7 @@ from typing import Any
 from geneformer_grn._runtime import logger, n_cores, raised_on_purpose
 from geneformer_grn.workflows.suite_annotation import annotation_rows
 from geneformer_grn.workflows.suite_bench import Bench
-from geneformer_grn.workflows.suite_effects import papalexi_rows
+from geneformer_grn.workflows.suite_effects import STAND_INS, morphic_rows, papalexi_rows
 from geneformer_grn.workflows.suite_embeddings import donor_rows, protocol_rows
 from geneformer_grn.workflows.suite_genes import regulator_rows
 from geneformer_grn.workflows.suite_masked import TASK as MASKED
@@ -29,6 +29,7 @@ from geneformer_grn.workflows.suite_robustness import (
     other_species_rows,
 )
 from geneformer_grn.workflows.suite_rows import not_run, summary_of, verdict
+from geneformer_grn.workflows.suite_stimulus import interferon_rows
 
 WATTS_PER_THREAD = 10.0
 """Assumed power of a busy CPU thread with its share of memory and supply; no meter was read."""
@@ -47,13 +48,16 @@ class Question:
     run
         Bench -> rows.
     needs
-        Keys of the files that must be there.
+        Keys of the files that are scored: they must be there, and the model must not have seen them.
+    inputs
+        Keys of files that must be there and hold no answer: a model may have seen them, and the rows say so.
     """
 
     task: str
     data: str
     run: Callable[[Bench], list[dict[str, Any]]]
     needs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
 
 
 def _demo_rows(bench: Bench) -> list[dict[str, Any]]:
@@ -93,6 +97,14 @@ QUESTIONS: tuple[Question, ...] = (
         task="network truth", data="pbmc3k", run=blood_rows, needs=("pbmc3k", "trrust", "dorothea")
     ),
     Question(task="perturbation truth", data="Papalexi THP-1", run=papalexi_rows, needs=("papalexi",)),
+    Question(
+        task="perturbation truth", data="MorPhiC bulk knock-outs", run=morphic_rows, needs=("morphic",),
+        inputs=STAND_INS,
+    ),
+    Question(
+        task="perturbation truth", data="Kang PBMC, interferon-beta", run=interferon_rows,
+        needs=("interferon",),
+    ),
     Question(task="robustness: depth", data="pbmc3k", run=depth_rows, needs=("pbmc3k",)),
     Question(
         task="robustness: technology", data="lung cancer lines, 2 protocols", run=other_protocol_rows,
@@ -138,7 +150,7 @@ def run_suite(
     for question in asked:
         found = ask(question, bench)
         rows += found
-        used |= set(question.needs) if "not_run" not in found[0] else set()
+        used |= {*question.needs, *question.inputs} if "not_run" not in found[0] else set()
     seconds = time.perf_counter() - begun
     return {
         "rows": rows,
@@ -173,8 +185,10 @@ def ask(question: Question, bench: Bench) -> list[dict[str, Any]]:
     What our own code refuses (a label that is missing, too few genes known to the vocabulary, an extra that
     is not installed) is a reason; any other error is a fault and is not caught.
     """
+    keys = (*question.needs, *question.inputs)
     reasons = [reason for key in question.needs if (reason := bench.lacks(key))]
-    sources = [f"{bench.listed[key].name}: {bench.listed[key].source}" for key in question.needs]
+    reasons += [reason for key in question.inputs if (reason := bench.misses(key))]
+    sources = [f"{bench.listed[key].name}: {bench.listed[key].source}" for key in keys]
     if reasons:
         return [not_run(question.task, question.data, reason="; ".join(reasons), sources=sources)]
     begun = time.perf_counter()
@@ -186,6 +200,7 @@ def ask(question: Question, bench: Bench) -> list[dict[str, Any]]:
         return [not_run(question.task, question.data, reason=str(error), sources=sources)]
     seconds = round(time.perf_counter() - begun, 1)
     named = [note for key in question.needs if (note := bench.overlap(key))]
+    named += [note for key in question.inputs if (note := bench.seen(key) or bench.overlap(key))]
     for row in rows:
         row["seconds"] = seconds
         row["note"] = "; ".join(filter(None, (row["note"], *named)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -91,13 +91,22 @@ class Bench:
 
     def lacks(self, key: str) -> str:
         """Return why a file cannot be scored; empty where it can."""
+        return self.misses(key) or self.seen(key)
+
+    def misses(self, key: str) -> str:
+        """Return why a file cannot be read; empty where it is there."""
         file = self.listed[key]
         if self.folder is None:
             return f"no folder of data was found for {file.path} (give one by --data)"
         if not self.path(key).is_file():
             return f"{file.path} is not in the folder of data"
+        return ""
+
+    def seen(self, key: str) -> str:
+        """Return what for the model was given this very file; empty where it was not."""
         digest = sha256_file(self.path(key))
-        return f"{file.name} {self.known[digest]} (same sha256)" if digest in self.known else ""
+        name = self.listed[key].name
+        return f"{name} {self.known[digest]} (same sha256)" if digest in self.known else ""
 
     def facts(self, key: str) -> dict[str, Any]:
         """Return name, hash, source and licence of a file, and whether it is the listed one."""
@@ -136,6 +145,34 @@ class Bench:
         stem = Path(self.listed[key].path).stem.lower()
         named = sorted({text for text in _texts(self.training) if stem in text.lower()})
         return f"the record of the training names it: {'; '.join(named)[:200]}" if named else ""
+
+
+def joined_counts(bench: Bench, keys: Sequence[str], *, name: str, where: str | None = None) -> CellCounts:
+    """Return the cells of several files, over the genes of any.
+
+    Parameters
+    ----------
+    bench
+        The model and the files.
+    keys
+        Of the files.
+    name
+        What the cells are called.
+    where
+        Of their obs columns: which of them; None: all.
+    """
+    import anndata
+
+    from geneformer_grn.cells.opening import read_h5ad
+
+    parts = []
+    for key in keys:
+        part = read_h5ad(bench.path(key))
+        parts.append(anndata.AnnData(part.X, obs=part.obs, var=part.var[[]]))
+    joined = anndata.concat(parts, join="outer", fill_value=0, index_unique="-")
+    return read_counts(
+        joined, bench.encoder.vocabulary, ReadSettings(where=where, drop_empty=True), name=name
+    )
 
 
 def rows_of(counts: CellCounts, rows: np.ndarray) -> CellCounts:

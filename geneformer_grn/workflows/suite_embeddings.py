@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from geneformer_grn.workflows.suite_bench import Bench
+from geneformer_grn.workflows.suite_bench import Bench, joined_counts
 from geneformer_grn.workflows.suite_rows import UNTRAINED, suite_row
 
 if TYPE_CHECKING:
@@ -28,19 +28,7 @@ def protocol_rows(bench: Bench) -> list[dict[str, Any]]:
 
 def both_protocols(bench: Bench) -> CellCounts:
     """Return the cells of both files of the cell lines, over the genes of either."""
-    import anndata
-
-    from geneformer_grn.cells.counts import ReadSettings, read_counts
-    from geneformer_grn.cells.opening import read_h5ad
-
-    parts = []
-    for key in ("lung_celseq2", "lung_dropseq"):
-        part = read_h5ad(bench.path(key))
-        parts.append(anndata.AnnData(part.X, obs=part.obs, var=part.var[[]]))
-    joined = anndata.concat(parts, join="outer", fill_value=0, index_unique="-")
-    return read_counts(
-        joined, bench.encoder.vocabulary, ReadSettings(drop_empty=True), name="lung cancer lines"
-    )
+    return joined_counts(bench, ("lung_celseq2", "lung_dropseq"), name="lung cancer lines")
 
 
 def integration_rows(bench: Bench, counts: CellCounts, data: str, *, batch: str) -> list[dict[str, Any]]:

@@ -18,6 +18,10 @@ _NOTE = (
     "rank_position is from the model's training cells; the other simple methods were fitted on other cells "
     "of this file, which the model has not seen"
 )
+_NOTE_WITHOUT = (
+    "the checkpoint carries no rank-position frequencies of its training cells; simple methods were fitted "
+    "on other cells of this file"
+)
 
 
 def masked_rows(bench: Bench, counts: CellCounts, data: str) -> list[dict[str, Any]]:
@@ -45,12 +49,13 @@ def masked_rows(bench: Bench, counts: CellCounts, data: str) -> list[dict[str, A
     scores = score_contestants(bench.contestants, cells, token_budget=bench.token_budget)
     scores |= score_guesses(guesses, cells)
     card = score_card(scores, seed=bench.seed)
+    note = _NOTE_WITHOUT if bench.contestants.baseline is None else _NOTE
     return [
         suite_row(
             TASK, title, data,
             values={name: card[name][measure] for name in scores},
             ahead={name: gain[measure] for name, gain in card["ahead_of"].items()},
-            n=n_scored, higher_is_better=measure == "accuracy", note=_NOTE,
+            n=n_scored, higher_is_better=measure == "accuracy", note=note,
         )
         for measure, title in (("loss", "loss, nats a hidden gene"), ("accuracy", "accuracy"))
     ]  # fmt: skip

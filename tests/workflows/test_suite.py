@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,12 @@ from geneformer_grn._runtime import sha256_file
 from geneformer_grn.cells.counts import read_counts
 from geneformer_grn.evaluation.masked_genes import prepare
 from geneformer_grn.model.encoder import load_encoder
-from geneformer_grn.workflows import evaluate, suite, suite_embeddings
+from geneformer_grn.workflows import evaluate, suite, suite_embeddings, suite_stimulus
 from geneformer_grn.workflows.card import render_card
 from geneformer_grn.workflows.evaluate import EvaluateSettings, evaluate_model
 from geneformer_grn.workflows.suite import Question, ask, energy, run_suite, suite_table, suite_verdict
 from geneformer_grn.workflows.suite_bench import Bench, data_folder, labelled, suite_files
+from geneformer_grn.workflows.suite_effects import STAND_INS
 from geneformer_grn.workflows.suite_rows import verdict
 
 SETTINGS = EvaluateSettings(suite="standard", device="cpu", max_cells=15, seed=4)
@@ -58,6 +60,48 @@ def perturbed(adata):
     return anndata.AnnData(matrix, obs=obs, var=adata.var.copy())
 
 
+def contrasts(adata):
+    """Two knock-outs measured in bulk, each of which moves 20 genes, and a contrast to leave out."""
+    import anndata
+
+    rng = np.random.default_rng(3)
+    effect = rng.normal(0, 0.1, (3, adata.n_vars)).astype(np.float32)
+    padj = np.full(effect.shape, 0.9)
+    for row, start in enumerate((1, 31)):
+        effect[row, start : start + 20] = np.where(rng.random(20) < 0.5, -2, 2)
+        padj[row, start : start + 20] = 1e-6
+    obs = pd.DataFrame(
+        {
+            "kind": "knockout_vs_WT",
+            "ko_gene": ["a", "b", "Auxin"],
+            "ko_ensembl": [*adata.var_names[[0, 30]], ""],
+        },
+        index=["c1", "c2", "c3"],
+    )
+    layers = {"padj": padj, "tested": np.ones(effect.shape, dtype=np.float32)}
+    return anndata.AnnData(effect, obs=obs, var=adata.var.copy(), layers=layers)
+
+
+def stimulated(adata):
+    """Cells of two types, half of them stimulated: 10 genes fall and 10 rise, in both types alike."""
+    import anndata
+    from scipy import sparse
+
+    rng = np.random.default_rng(5)
+    rates = np.tile(rng.gamma(2.0, 2.0, adata.n_vars), (160, 1))
+    rates[::2, 40:] *= 5.0
+    rates[80:, :10] *= 0.2
+    rates[80:, 10:20] *= 5.0
+    types = np.where(np.arange(160) % 2, "B cells", "CD4 T cells").astype(object)
+    types[80:] = "unknown"
+    obs = pd.DataFrame(
+        {"condition": np.repeat(["ctrl", "IFNB"], 80), "cell_type": types},
+        index=[f"c{i}" for i in range(160)],
+    )
+    matrix = sparse.csr_matrix(rng.poisson(rates).astype(np.float32))
+    return anndata.AnnData(matrix, obs=obs, var=adata.var.copy())
+
+
 @pytest.fixture(scope="module")
 def data(tiny_adata, tiny_vocabulary, tmp_path_factory):
     """A folder with a tiny file for each one of the suite."""
@@ -71,6 +115,9 @@ def data(tiny_adata, tiny_vocabulary, tmp_path_factory):
         "lung_dropseq": with_obs(tiny_adata[1::2], assay=["Drop-seq"] * 40),
         "mouse_pancreas": tiny_adata,
         "papalexi": perturbed(tiny_adata),
+        "morphic": contrasts(tiny_adata),
+        "interferon": stimulated(tiny_adata),
+        **dict.fromkeys(STAND_INS, with_obs(tiny_adata, tissue=["iPSC"] * 80)),
     }
     for key, file in listed.items():
         path = folder / file.path
@@ -92,6 +139,7 @@ def quick(monkeypatch, tiny_adata):
         others = [name for name in embeddings if name != "model"]
         return {"scores": scores, "differences": {n: dict.fromkeys(scores["model"], gaps) for n in others}}
 
+    monkeypatch.setattr(suite_stimulus, "COMPLEX", ("GENE6", "GENE11"))
     monkeypatch.setattr(evaluate, "demo_cells", lambda: ("demo cells", tiny_adata, "0" * 64))
     monkeypatch.setattr("geneformer_grn.evaluation.integration.score_integration", fixed)
     monkeypatch.setattr("geneformer_grn.evaluation.integration.require_integration", lambda: None)
@@ -185,6 +233,34 @@ def test_a_file_the_model_was_trained_on_is_not_scored(bench, data):
     assert row["not_run"] == "kang_ifnb_1287g.h5ad was in this model's training corpus (same sha256)"
 
 
+def test_cells_that_only_stand_in_may_have_been_seen_and_the_rows_say_so(bench, data):
+    digest = sha256_file(bench.path("stem_embryo"))
+    known = replace(bench, known={digest: "was in this model's training corpus"})
+    question = next(one for one in suite.QUESTIONS if one.inputs)
+    for row in ask(question, known):
+        assert "embryo_blakeley.h5ad was in this model's training corpus (same sha256)" in row["note"]
+        assert row["n"] == 2
+        assert row["ahead_of_untrained"]["low"] is not None
+        assert "other_perturbations" in row["baselines"]
+    (row,) = ask(question, replace(bench, folder=None))
+    assert "no folder of data was found for perturbation/morphic" in row["not_run"]
+    assert "embryo_blakeley" in row["source"]
+
+
+def test_one_stimulus_decides_nothing(bench, quick):
+    """Its responders move together, so that the interval over them is in the note and not in the verdict."""
+    rows = suite_stimulus.interferon_rows(bench)
+    for row in rows:
+        assert row["n"] == 1
+        assert set(row["baselines"]) <= {"coexpression", "ridge", "mean_expression"}
+        for gain in (row["ahead_of_untrained"], row["ahead_of_baseline"]):
+            assert gain["low"] is None
+            assert verdict(gain) == "level"
+        gain = row["model"] - row["untrained"]
+        assert f"untrained is {gain:+.3f} (" in row["note"]
+    assert "2 types" in rows[0]["note"]
+
+
 def test_a_file_that_the_record_names_is_noted(bench, data):
     named = Bench(
         contestants=bench.contestants, folder=data, listed=bench.listed,
@@ -238,7 +314,7 @@ def test_energy_is_power_times_hours():
 
 def test_files_are_listed_with_hash_source_and_licence():
     listed = suite_files()
-    assert {key for question in suite.QUESTIONS for key in question.needs} == set(listed)
+    assert {key for one in suite.QUESTIONS for key in (*one.needs, *one.inputs)} == set(listed)
     for file in listed.values():
         assert len(file.sha256) == 64
         assert file.source

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from geneformer_grn.cells.counts import log_normalised, read_counts
+from geneformer_grn.evaluation.effects import Measured
 from geneformer_grn.evaluation.masked_genes import prepare
 from geneformer_grn.network.truth import truth_of
 from geneformer_grn.workflows.suite_annotation import LABELS_A_CLASS, _few
 from geneformer_grn.workflows.suite_bench import Bench, labelled
-from geneformer_grn.workflows.suite_effects import requests_of
+from geneformer_grn.workflows.suite_effects import requests_of, scorable
 from geneformer_grn.workflows.suite_genes import aurocs_with_gains, regulator_rows
 from geneformer_grn.workflows.suite_networks import edge_rows
 from geneformer_grn.workflows.suite_robustness import (
@@ -23,6 +25,7 @@ from geneformer_grn.workflows.suite_robustness import (
     cosines,
     thinned,
 )
+from geneformer_grn.workflows.suite_stimulus import typed_cells
 
 
 @pytest.fixture
@@ -189,3 +192,46 @@ def test_knock_outs_are_of_genes_that_cells_hold(bench, counts):
     for request in requests:
         assert all(request.genes[0] in ranked.cell(cell)[:46] for cell in request.cells)
         assert len(set(request.cells)) == len(request.cells)
+
+
+def test_a_knock_out_that_no_cell_holds_is_refused(bench, counts):
+    few = bench.ranked(_rows(counts, slice(0, 2)))
+    genes = bench.encoder.vocabulary.ensembl_ids[[10, 11]].tolist()
+    with pytest.raises(ValueError, match="none of 2 perturbed genes with enough responders"):
+        requests_of(bench, few, genes)
+
+
+def test_genes_with_enough_responders_are_asked_once():
+    def measured(gene, n):
+        return Measured(gene=gene, affected=np.arange(9), effect=np.ones(9), responds=np.arange(9) < n)
+
+    parts = [measured("b", 5), measured("a", 4), measured("c", 0), measured("c", 9), measured("b", 6)]
+    assert scorable(parts) == ["b", "c"]
+
+
+def test_types_of_stimulated_cells_are_found_where_the_stimulus_is_quiet(counts):
+    """B looks stimulated all along, so that over all genes a stimulated A would be taken for one."""
+    rng = np.random.default_rng(0)
+    truth, stimulated = np.tile(["A", "B"], 60), np.repeat([False, True], 60)
+    rates = np.full((120, 60), 3.0)
+    on = stimulated | (truth == "B")
+    rates[:, :10], rates[:, 10:20] = np.where(on, 10, 2)[:, None], np.where(on, 2, 10)[:, None]
+    is_b = truth == "B"
+    rates[:, 20:30], rates[:, 30:40] = np.where(is_b, 6, 2)[:, None], np.where(is_b, 2, 6)[:, None]
+    matrix = type(counts.matrix)(rng.poisson(rates).astype(np.float32))
+    obs = pd.DataFrame(
+        {
+            "condition": np.where(stimulated, "IFNB", "ctrl"),
+            "cell_type": np.where(stimulated, "unknown", truth),
+        }
+    )
+    cells = replace(counts, matrix=matrix, n_counts=matrix.sum(axis=1).A1, obs=obs, kept=np.arange(120))
+    typed = typed_cells(cells, log_normalised(cells), seed=0)
+    assert typed.accuracy > 0.95
+    assert (typed.types == truth).mean() > 0.95
+    assert (
+        typed.rows("A", stimulated=True).tolist()
+        == np.flatnonzero((typed.types == "A") & stimulated).tolist()
+    )
+    with pytest.raises(ValueError, match="needs IFNB cells"):
+        typed_cells(_rows(cells, slice(0, 60)), log_normalised(_rows(cells, slice(0, 60))), seed=0)
