@@ -18,7 +18,7 @@ from geneformer_grn.evaluation.label_data import (
     taught,
     without_gaps,
 )
-from geneformer_grn.evaluation.label_features import standardised
+from geneformer_grn.evaluation.label_features import centred, standardised
 from geneformer_grn.evaluation.linear_fits import fit_linear
 from geneformer_grn.training.supervision import Prediction, Split, Task
 
@@ -26,8 +26,9 @@ from geneformer_grn.training.supervision import Prediction, Split, Task
 def linear_probe(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
     """Logistic regression or ridge on the states of the pretrained model, left as it is.
 
-    Cells are means over their genes, genes means over the cells; of the last layer or the one before,
-    whichever predicts the validation units better. A gene in no cell has the mean of the others.
+    Cells are means over their genes, genes means over the cells; of the last layer or the one before, every
+    dimension divided by its own deviation or all by one, whichever predicts the validation units better. A
+    gene in no cell has the mean of the others.
     """
     parts = taught(data, task, split)
     candidates: list[Fitted] = []
@@ -37,9 +38,10 @@ def linear_probe(data: LabelData, task: Task, split: Split, *, seed: int, units:
         else:
             states = data.gene_embeddings(layer)[task.gene_tokens]
         known = parts.seen[~np.isnan(states[parts.seen]).any(axis=1)]
-        scaled = np.nan_to_num(standardised(states, known if len(known) else parts.seen))
-        settings, predict = fit_linear(scaled, task, parts, seed=seed)
-        candidates.append(({"encoder_layer": layer} | settings, predict))
+        for scale in (standardised, centred):
+            scaled = np.nan_to_num(scale(states, known if len(known) else parts.seen))
+            settings, predict = fit_linear(scaled, task, parts, seed=seed)
+            candidates.append(({"encoder_layer": layer, "scaling": scale.__name__} | settings, predict))
     return prediction_of(task, units, choose(task, parts.validation, candidates))
 
 

@@ -18,6 +18,7 @@ from geneformer_grn.evaluation.gene_baselines import (
 from geneformer_grn.evaluation.label_baselines import CELL_BASELINES
 from geneformer_grn.evaluation.label_data import LabelData, validation_score, without_gaps
 from geneformer_grn.evaluation.label_features import (
+    centred,
     principal_components,
     standardised,
     variable_genes,
@@ -281,3 +282,23 @@ def _with_other_weights(model):
     for parameter in changed.parameters():
         parameter.data.add_(0.1)
     return changed
+
+
+def test_centring_keeps_what_varies_much_large_and_learns_from_the_seen_units_alone() -> None:
+    generator = np.random.default_rng(0)
+    features = generator.normal(5.0, [3.0, 1.0, 0.0], size=(40, 3))
+    seen = np.arange(30)
+    found = centred(features, seen)
+    spread = found[seen].std(axis=0)
+    np.testing.assert_allclose(found[seen].mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(spread[0], 1, rtol=1e-5)
+    np.testing.assert_allclose(spread[1], features[seen, 1].std() / features[seen, 0].std(), rtol=1e-5)
+    assert not found[:, 2].any()
+    features[35] = 1e6
+    np.testing.assert_array_equal(centred(features, seen)[seen], found[seen])
+    assert not centred(np.full((4, 2), 7.0), np.arange(4)).any(), "a constant stays 0"
+
+
+def test_the_linear_probe_says_which_scaling_it_chose(data, task) -> None:
+    settings = CELL_BASELINES["linear_probe"](data, task, SPLIT, seed=0).details["settings"]
+    assert settings["scaling"] in {"standardised", "centred"}
