@@ -265,11 +265,15 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> PretrainConf
 
 def flat_config(config: PretrainConfig) -> dict[str, Any]:
     """Return `config` as one level of ``section.key``; paths as names: outputs record no folders."""
-    return {
+    flat = {
         f"{section}.{key}": value.name if isinstance(value, Path) else value
         for section, keys in config.model_dump().items()
         for key, value in keys.items()
     }
+    start = config.model.start_from
+    if start is not None and Path(start).is_dir():  # else a shipped name or a Hugging Face id
+        flat["model.start_from"] = Path(start).name
+    return flat
 
 
 def known_keys() -> list[str]:

@@ -14,6 +14,11 @@ from geneformer_grn.training.config import PretrainConfig, flat_config
 
 FILE = "training.json"
 _POINTS = 40  # of the loss curve
+_LEFT_OUT = {
+    "n_dropped_copies": "copies", "n_elsewhere": "elsewhere", "n_dropped_where": "rules",
+    "n_dropped_filter": "rules", "n_dropped_min_genes": "rules", "n_dropped_min_counts": "rules",
+    "n_dropped_empty": "rules", "n_not_sampled": "not sampled",
+}  # fmt: skip
 
 
 def training_record(
@@ -33,7 +38,9 @@ def training_record(
     log
         Lines of its ``log.jsonl``.
     corpus, held_out
-        Its cells; recorded are file names, numbers and hashes.
+        Its cells; recorded are file names, numbers and hashes, and of how many cells in the file which were
+        left out: ``copies`` of cells kept apart, those ``elsewhere`` (in another part of a split), by
+        ``rules`` of quality or choice, ``not sampled``.
     device
         Where it ran.
 
@@ -71,8 +78,18 @@ def _contents(corpus: Corpus) -> dict[str, Any]:
     return {
         "n_cells": len(corpus),
         "n_tokens": int(corpus.lengths.sum()),
-        "files": [{key: entry[key] for key in keys} for entry in corpus.manifest["files"]],
+        "files": [
+            {key: entry[key] for key in keys} | {"left_out": _left_out(entry)}
+            for entry in corpus.manifest["files"]
+        ],
     }
+
+
+def _left_out(entry: dict[str, Any]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for key, why in _LEFT_OUT.items():
+        counts[why] = counts.get(why, 0) + entry.get(key, 0)
+    return {why: n for why, n in counts.items() if n}
 
 
 def _curve(steps: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

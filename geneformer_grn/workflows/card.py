@@ -88,6 +88,7 @@ def render_card(results: dict[str, Any]) -> str:
         held_out_files=held_out,
         read_options=_read_options(results["conditions"]["read"]),
         data=_data(results),
+        held_out_parts=_held_out(results["training"]),
     )
 
 
@@ -130,7 +131,9 @@ def _read_options(read: dict[str, Any]) -> str:
 
 
 def _data(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return name, cells and licence of the training files; licences stand with the vocabulary's sources.
+    """Return name, cells used and left out, and licence of the training files.
+
+    Licences stand with the vocabulary's sources.
 
     Without a record of the training the vocabulary's sources are all that is known.
     """
@@ -141,10 +144,29 @@ def _data(results: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "name": entry["name"],
             "n_cells": entry.get("n_cells"),
+            "left_out": _left_out(entry.get("left_out")),
             "license": license_of.get(entry.get("sha256")) or "not stated",
         }
         for entry in (sources if training is None else training["corpus"]["files"])
     ]
+
+
+def _left_out(counts: dict[str, int] | None) -> str:
+    if counts is None:
+        return "not stated"
+    return ", ".join(f"{n:,} {why}" for why, n in counts.items()) or "none"
+
+
+def _held_out(training: dict[str, Any] | None) -> str:
+    """Return which cells were held out, file by file: whole, or a part of a file that is trained on."""
+    if training is None or training["held_out"] is None:
+        return "none"
+    trained = {entry["name"] for entry in training["corpus"]["files"]}
+    return ", ".join(
+        f"{entry['n_cells']:,} of {entry['name']} "
+        f"({'a part' if entry['name'] in trained else 'the whole file'})"
+        for entry in training["held_out"]["files"]
+    )
 
 
 def _verdict(results: dict[str, Any]) -> str:

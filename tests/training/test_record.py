@@ -66,6 +66,7 @@ def test_a_run_leaves_its_record(made, corpus, held_out_folder):
         assert record[key]["n_tokens"] == len(cells.input_ids)
         assert [entry["name"] for entry in record[key]["files"]] == [name]
         assert len(record[key]["files"][0]["sha256"]) == 64
+        assert record[key]["files"][0]["left_out"] == {}
     assert record["device"].startswith("cpu (")
     assert record["versions"]["torch"] == torch.__version__
 
@@ -76,6 +77,22 @@ def test_a_record_names_no_directory(made, corpus_folder):
     assert str(corpus_folder.parent) not in text
     assert str(out.parent) not in text
     assert not [value for value in _strings(record) if value.startswith(("/", "~"))]
+
+
+def test_a_record_says_what_was_left_out_and_where_the_model_began(
+    make_config, corpus, held_out_folder, monkeypatch, tmp_path
+):
+    entry = corpus.manifest["files"][0] | {
+        "n_dropped_copies": 157,
+        "n_dropped_where": 3,
+        "n_dropped_empty": 4,
+    }
+    monkeypatch.setitem(corpus.manifest, "files", [entry])
+    (tmp_path / "before").mkdir()
+    config = make_config(f"model.start_from={tmp_path / 'before'}")
+    record = training_record(config, log_lines(1), corpus=corpus, held_out=None, device=CPU)
+    assert record["corpus"]["files"][0]["left_out"] == {"copies": 157, "rules": 7}
+    assert record["config"]["model.start_from"] == "before", "a name, not a directory"
 
 
 def _strings(value) -> list[str]:

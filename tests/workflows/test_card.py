@@ -47,7 +47,7 @@ def test_the_model_and_its_training_are_on_the_card(card, results):
         f"Evaluated {results['date']} on cpu (fp32)",
         f"--max-cells {results['conditions']['max_cells']} --seed {results['conditions']['seed']}",
         results["versions"]["torch"],
-        "| training.h5ad | 40 | training licence |",
+        "| training.h5ad | 40 | none | training licence |",
     ):
         assert figure in card, figure
     last = training["loss_curve"][-1]
@@ -77,7 +77,7 @@ def test_a_checkpoint_without_record_has_a_card_without_training(results):
     results["training"] = None
     card = render_card(results)
     assert "## Training" not in card
-    assert "| vocabulary.h5ad | 40 | vocabulary licence |" in card
+    assert "| vocabulary.h5ad | 40 | not stated | vocabulary licence |" in card
 
 
 @pytest.mark.parametrize(

@@ -60,23 +60,40 @@ def test_the_card_lists_training_files_with_licences_by_content(results):
         {"name": "a.h5ad", "sha256": "a" * 64, "license": "CC-BY-4.0", "n_cells": 7},
         {"name": "unused.h5ad", "sha256": "c" * 64, "license": "MIT", "n_cells": 9},
     ]
-    assert "| a.h5ad | 7 | CC-BY-4.0 |\n| unused.h5ad | 9 | MIT |" in render_card(results)
+    assert "| a.h5ad | 7 | not stated | CC-BY-4.0 |\n| unused.h5ad | 9 | not stated | MIT |" in render_card(
+        results
+    )
     config = {
         "optim.lr": 1e-3, "optim.schedule": "cosine", "data.mask_rate": 0.15, "run.precision": "fp32",
         "run.seed": 0, "model.output_bias": "zeros", "model.embeddings": "random",
         "model.positions": "random",
     }  # fmt: skip
     files = [
-        {"name": "renamed.h5ad", "sha256": "a" * 64, "n_cells": 1500},
-        {"name": "unknown.h5ad", "sha256": "b" * 64, "n_cells": 3},
+        {
+            "name": "renamed.h5ad",
+            "sha256": "a" * 64,
+            "n_cells": 1500,
+            "left_out": {"copies": 1157, "rules": 2},
+        },
+        {"name": "unknown.h5ad", "sha256": "b" * 64, "n_cells": 3, "left_out": {}},
     ]
     results["training"] = {
         "corpus": {"n_cells": 1503, "n_tokens": 9, "files": files}, "held_out": None, "steps": 1, "tokens": 9,
         "hours": 0.0, "device": "cpu", "config": config, "loss_curve": [], "validation": [],
     }  # fmt: skip
     card = render_card(results)
-    assert "| renamed.h5ad | 1,500 | CC-BY-4.0 |\n| unknown.h5ad | 3 | not stated |" in card
+    assert "| renamed.h5ad | 1,500 | 1,157 copies, 2 rules | CC-BY-4.0 |" in card
+    assert "| unknown.h5ad | 3 | none | not stated |" in card
     assert "unused.h5ad" not in card
+    assert "held out: none." in card
+    assert "embedding alone" not in card
+    config |= {"optim.cell_loss": 0.5, "model.start_from": "before"}
+    parts = [{"name": "renamed.h5ad", "n_cells": 30}, {"name": "other.h5ad", "n_cells": 1000}]
+    results["training"]["held_out"] = {"n_cells": 1030, "n_tokens": 9, "files": parts}
+    card = render_card(results)
+    assert "held out: 30 of renamed.h5ad (a part), 1,000 of other.h5ad (the whole file)." in card
+    assert "with weight 0.5 that of the same genes guessed from the cell's embedding alone" in card
+    assert "**Start:** the weights of before." in card
     assert "neighbouring ranks" in card
 
 
