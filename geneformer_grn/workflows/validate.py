@@ -18,7 +18,12 @@ import pandas as pd
 
 from geneformer_grn._runtime import logger
 from geneformer_grn.cells.filters import ChosenRows, choose_rows
-from geneformer_grn.cells.judging import counts_elsewhere, refuse_impossible, refuse_normalised
+from geneformer_grn.cells.judging import (
+    counts_elsewhere,
+    refuse_impossible,
+    refuse_normalised,
+    stored_values,
+)
 from geneformer_grn.cells.matching import map_identifiers
 from geneformer_grn.cells.opening import open_source
 from geneformer_grn.cells.reading import ReadSettings, lost_share, refuse_empty, warn_lost
@@ -217,7 +222,10 @@ def _judge_values(found: Validation, source: CountSource, tally: Tally) -> None:
     way_out = "get the file with the raw counts"
     if change:
         way_out = "leave --layer out" if change["layer"] is None else f"pass --layer {change['layer']}"
-    with found.refusals(way_out, **change):
+    ranks = _ranks_elsewhere(source) if looks_like(seen) == "scaled" and not change else ""
+    ranked = {"layer": ranks, "allow_normalised": True} if ranks else change
+    hint = f"; {ranks!r} looks log-normalised, and the order of a cell's genes mostly survives that"
+    with found.refusals(way_out + hint if ranks else way_out, **ranked):
         refuse_impossible(seen, what)
     if seen.first_fraction is None or seen.n_not_finite or seen.minimum < 0:
         return
@@ -227,6 +235,18 @@ def _judge_values(found: Validation, source: CountSource, tally: Tally) -> None:
     allowed = change or {"allow_normalised": True}
     with found.refusals(way_out if change else f"{way_out}, or pass --allow-normalised", **allowed):
         refuse_normalised(source, seen, what)
+
+
+def _ranks_elsewhere(source: CountSource) -> str:
+    """Return the layer that looks log-normalised, as scanpy leaves ``raw``; empty where there is none."""
+    for _, option, sample in source.elsewhere():
+        try:
+            seen = stored_values(sample())
+        except ValueError:  # that one is damaged, and not what was asked for
+            continue
+        if looks_like(seen) == "log-normalised" and option.startswith("pass --layer "):
+            return option.removeprefix("pass --layer ")
+    return ""
 
 
 def _judge_cells(found: Validation, tally: Tally, *, mapping: GeneMapping | None) -> None:

@@ -89,6 +89,12 @@ def spoil_raw(adata):
     adata.X = adata.X.toarray() - 1.5
 
 
+def spoil_as_scanpy_does(adata):
+    """Logarithms in raw, and scaled ones in X."""
+    adata.X = sparse.csr_matrix(np.log1p(adata.X.toarray() / 7).astype(np.float32))
+    spoil_raw(adata)
+
+
 def spoil_nothing_left(adata):
     adata.X = sparse.csr_matrix(np.log1p(adata.X.toarray() / 7).astype(np.float32))
 
@@ -103,6 +109,7 @@ def spoil_duplicates(adata):
         (spoil_layer, {}, {"layer": "counts"}),
         (spoil_layer, {"allow_normalised": True}, {"layer": "counts"}),
         (spoil_raw, {}, {"layer": "raw"}),
+        (spoil_as_scanpy_does, {}, {"layer": "raw", "allow_normalised": True}),
         (spoil_nothing_left, {}, {"allow_normalised": True}),
         (spoil_duplicates, {"sum_duplicates": False}, {"sum_duplicates": True}),
         (lambda _: None, {"drop_empty": False}, {"drop_empty": True}),
