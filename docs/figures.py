@@ -3,6 +3,7 @@
 A figure in a page is followed by a comment that says where it comes from, ``22.24<!-- =FILE:KEY/KEY -->``: a
 results file (of ``benchmarks/results`` where it names no folder) and the keys down to the value; ``*`` stands
 for any text in a key. The number keeps its decimals, and is in per cent where `` %`` follows the comment.
+Between ``<!-- tables =FILE -->`` and ``<!-- end -->`` stand the tables of a fine-tuning's results.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from geneformer_grn.workflows.finetune_card import render_result_tables
+
 ROOT = Path(__file__).resolve().parent.parent
 FIGURE = re.compile(
     r"(?P<number>[+-]?[\d,]+(?:\.\d+)?)(?P<source><!-- =(?P<file>[^:\s]+):(?P<keys>.+?) -->)(?P<percent> %)?"
 )
+TABLES = re.compile(r"(?P<begin><!-- tables =(?P<file>\S+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
 @cache
@@ -51,7 +55,7 @@ def value_of(file: str, keys: str) -> float:
 
 
 def with_figures(text: str) -> str:
-    """Return a page with every figure as its results file has it."""
+    """Return a page with every figure, and every table, as its results file has it."""
 
     def written(match: re.Match[str]) -> str:
         value = value_of(match["file"], match["keys"]) * (100 if match["percent"] else 1)
@@ -59,12 +63,16 @@ def with_figures(text: str) -> str:
         sign = "+" if match["number"].startswith("+") else ""
         return f"{value:{sign},.{decimals}f}{match['source']}{match['percent'] or ''}"
 
-    return FIGURE.sub(written, text)
+    def tables(match: re.Match[str]) -> str:
+        return f"{match['begin']}\n{render_result_tables(results(match['file']))}\n\n{match['end']}"
+
+    return FIGURE.sub(written, TABLES.sub(tables, text))
 
 
 def pages() -> list[Path]:
     """Return the pages that hold such figures."""
-    return [path for path in sorted((ROOT / "docs").glob("*.md")) if FIGURE.search(path.read_text("utf-8"))]
+    texts = {path: path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+    return [path for path, text in texts.items() if FIGURE.search(text) or TABLES.search(text)]
 
 
 if __name__ == "__main__":

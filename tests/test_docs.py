@@ -259,7 +259,7 @@ def figures_of(repository: Path):
 def test_figures_are_those_of_the_results(repository):
     figures = figures_of(repository)
     pages = figures.pages()
-    assert {"reading-the-numbers.md", "simple-methods.md"} <= {page.name for page in pages}
+    assert {"finetuning.md", "reading-the-numbers.md", "simple-methods.md"} <= {page.name for page in pages}
     old = [
         page.name
         for page in pages
@@ -279,6 +279,20 @@ def test_a_figure_keeps_its_decimals(repository, tmp_path, monkeypatch):
     )
     with pytest.raises(KeyError, match="fits nothing"):
         figures.with_figures("1<!-- =a/b:z -->")
+
+
+def test_a_table_is_that_of_its_results(repository):
+    figures = figures_of(repository)
+    stored = json.loads((repository / "finetune" / "results" / "stimulation.json").read_text("utf-8"))
+    ours = stored["tasks"]["condition"]["methods"]["finetuned"]
+    begin, end = "<!-- tables =finetune/results/stimulation -->\n", "<!-- end -->"
+    page = figures.with_figures(f"Before.\n\n{begin}old\n{end}\n\nAfter.\n")
+    assert page.startswith(f"Before.\n\n{begin}\n**condition, all labels**\n\n| method | AUROC |")
+    assert page.endswith(f"\n\n{end}\n\nAfter.\n")
+    row = next(line for line in page.splitlines() if line.startswith("| Fine-tuned"))
+    low, high = ours["intervals"]["auroc"]
+    assert f"| {ours['auroc']:.3f} | {low:.3f} to {high:.3f} |  | {ours['macro_f1']:.3f} |" in row
+    assert "\n- Goal " in page
 
 
 def test_the_scale_plan_is_what_the_dry_run_says(repository, capsys, monkeypatch):

@@ -23,13 +23,7 @@ def render_finetuned_card(results: dict[str, Any]) -> str:
         What `geneformer_grn.workflows.finetune.run_finetuning` writes to ``results.json``, read from there or
         not.
     """
-    figures = ("methods", "against", "few_shot")
-    results = results | {
-        "tasks": {
-            name: task | {key: _as_computed(task[key]) for key in figures}
-            for name, task in results["tasks"].items()
-        }
-    }
+    results = _with_nan(results)
     model, data, config = results["model"], results["data"], results["config"]
     files = ", ".join(f"`{entry['name']}` ({entry['n_cells']:,} cells)" for entry in data["files"])
     what = "unchanged" if model["encoder_before"] == model["encoder_after"] else "changed by the training"
@@ -44,17 +38,12 @@ def render_finetuned_card(results: dict[str, Any]) -> str:
         f"Split: {data['split']}. {data['split_why']}".rstrip(),
         "",
         "## What it is worth, beside baselines that learnt from the same units",
-    ]
-    for title, heads, rows in terminal_tables(results):
-        lines += ["", f"**{title}**", "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += [
+        *_tables(results),
         "",
         "Intervals: 95 %, bootstrap; differences are paired. The best baseline is picked after the fact.",
     ]
     for name, task in results["tasks"].items():
-        lines += ["", f"## {name}", "", _verdict(task, results["titles"])]
-        lines += [f"- Goal {_WORDS[goal['met']]}: {goal['text']}." for goal in task["goals"]]
+        lines += ["", f"## {name}", "", _verdict(task, results["titles"]), *_goals(task)]
         if task["kind"] != "regression":
             lines += ["", "| class | units | precision | recall | F1 |", "|---|---|---|---|---|"]
             lines += [
@@ -65,6 +54,40 @@ def render_finetuned_card(results: dict[str, Any]) -> str:
             ]
     lines += ["", "Not for decisions about patients: nothing here was validated beyond the table above.", ""]
     return "\n".join(lines)
+
+
+def render_result_tables(results: dict[str, Any]) -> str:
+    """Return the tables of results and what became of their goals as Markdown, for a page.
+
+    Parameters
+    ----------
+    results
+        As for `render_finetuned_card`.
+    """
+    results = _with_nan(results)
+    goals = [line for task in results["tasks"].values() for line in _goals(task)]
+    return "\n".join([*_tables(results)[1:], *([""] if goals else []), *goals])
+
+
+def _tables(results: dict[str, Any]) -> list[str]:
+    lines = []
+    for title, heads, rows in terminal_tables(results):
+        lines += ["", f"**{title}**", "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+    return lines
+
+
+def _goals(task: dict[str, Any]) -> list[str]:
+    return [f"- Goal {_WORDS[goal['met']]}: {goal['text']}." for goal in task["goals"]]
+
+
+def _with_nan(results: dict[str, Any]) -> dict[str, Any]:
+    figures = ("methods", "against", "few_shot")
+    tasks = {
+        name: task | {key: _as_computed(task[key]) for key in figures}
+        for name, task in results["tasks"].items()
+    }
+    return results | {"tasks": tasks}
 
 
 _WORDS = {True: "met", False: "missed", None: "open"}
