@@ -204,6 +204,10 @@ def _by_cells(
     groups = None if donors is None else np.concatenate([donors, np.full(len(asked), "")])
     query = np.arange(len(known), len(joined))
     data = _data(joined, vocabulary, encoder)
+    if encoder is not None and settings.features != "expression":
+        data.cell_embeddings(
+            -1
+        )  # kept; in the first fold it would make the folds' bar guess five times the time
     said: Annotation = annotate_cells(data, task, query, settings, groups=groups)
     empty = np.asarray(joined.n_counts)[query] == 0
     report = {

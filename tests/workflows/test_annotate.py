@@ -65,6 +65,24 @@ def test_labels_of_the_query_and_order_of_the_reference_do_not_matter(vocabulary
     assert first.obs["probability_kind"].tolist() == second.obs["probability_kind"].tolist()
 
 
+@pytest.mark.parametrize(("features", "expected"), [("auto", ["cells -1"]), ("expression", [])])
+def test_cells_are_embedded_before_the_folds(vocabulary, monkeypatch, features, expected):
+    """One bar after the other, and not where only expression is asked for."""
+    kept = []
+
+    def folds(data, *_, **__):
+        kept.extend(data.kept)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        "geneformer_grn.embedding.embed_cells", lambda _, ranked, __: np.zeros((len(ranked), 3))
+    )
+    monkeypatch.setattr("geneformer_grn.evaluation.annotation.annotate_cells", folds)
+    with pytest.raises(KeyboardInterrupt):
+        annotate(cells(vocabulary, 1), cells(vocabulary, 2), "kind", features=features)
+    assert kept == expected
+
+
 def test_without_unknown_every_cell_gets_a_label(vocabulary):
     query = cells(vocabulary, 1)
     annotate(query, cells(vocabulary, 2, kinds=KINDS[:2]), "kind", model=None, unknown=0)
