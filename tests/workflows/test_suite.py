@@ -13,7 +13,8 @@ import pytest
 from geneformer_grn._runtime import sha256_file
 from geneformer_grn.cells.counts import read_counts
 from geneformer_grn.evaluation.masked_genes import prepare
-from geneformer_grn.model.encoder import load_encoder
+from geneformer_grn.genes.vocabulary import SPECIAL_TOKENS
+from geneformer_grn.model.encoder import ModelConfig, load_encoder, new_model, save_checkpoint
 from geneformer_grn.workflows import evaluate, suite, suite_embeddings, suite_stimulus
 from geneformer_grn.workflows.card import render_card
 from geneformer_grn.workflows.evaluate import EvaluateSettings, evaluate_model
@@ -184,6 +185,35 @@ def test_every_question_is_answered_or_says_why_not(quick, trained, data, tmp_pa
     assert {file["as_listed"] for file in results["suite"]["files"]} == {False}
     assert str(data) not in out.read_text()
     check_card(results, answered)
+
+
+@pytest.mark.parametrize("setting", ["v1", "v2"])
+def test_a_model_of_another_setting_without_records_is_asked_the_same(
+    quick, data, tiny_vocabulary, tmp_path, setting
+):
+    """As an imported one is: other special tokens and length, no training record, no rank positions."""
+    special = SPECIAL_TOKENS[setting]
+    n_ours = tiny_vocabulary.n_special
+    vocabulary = replace(
+        tiny_vocabulary, setting=setting, max_length=40,
+        ensembl_ids=np.array([*special, *tiny_vocabulary.ensembl_ids[n_ours:]], dtype=object),
+        symbols=np.array([*special, *tiny_vocabulary.symbols[n_ours:]], dtype=object),
+        medians=np.concatenate([np.full(len(special), np.nan), tiny_vocabulary.medians[n_ours:]]),
+        is_regulator=np.concatenate([np.zeros(len(special), bool), tiny_vocabulary.is_regulator[n_ours:]]),
+        provenance={"imported": "dictionaries", "sources": [{"name": "tokens.pkl", "sha256": "1" * 64}]},
+    )  # fmt: skip
+    config = ModelConfig(n_layers=2, hidden_size=32, n_heads=2, ffn_size=64, activation="relu")
+    save_checkpoint(new_model(config, vocabulary, seed=0), vocabulary, tmp_path / "model")
+    results = evaluate_model(tmp_path / "model", (), SETTINGS, data=data)
+    rows = results["suite"]["rows"]
+    left_out = {(row["task"], row["data"]) for row in rows if "not_run" in row}
+    assert left_out == {("network truth", "simulated network"), ("gene class", "demo cells")}
+    for row in rows:
+        assert "not_run" in row or row["model"] is not None
+        assert "rank_position" not in row.get("baselines", {})
+    masked = [row["note"] for row in rows if row["task"] == "masked genes"]
+    assert all("carries no rank-position frequencies" in note for note in masked)
+    check_card(json.loads(json.dumps(results)), [row for row in rows if "not_run" not in row])
 
 
 def check_card(results, answered):
