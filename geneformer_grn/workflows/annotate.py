@@ -205,9 +205,8 @@ def _by_cells(
     query = np.arange(len(known), len(joined))
     data = _data(joined, vocabulary, encoder)
     if encoder is not None and settings.features != "expression":
-        data.cell_embeddings(
-            -1
-        )  # kept; in the first fold it would make the folds' bar guess five times the time
+        # Kept. In the first fold it would make the folds' bar guess five times the time.
+        data.cell_embeddings(-1)
     said: Annotation = annotate_cells(data, task, query, settings, groups=groups)
     empty = np.asarray(joined.n_counts)[query] == 0
     report = {
