@@ -14,6 +14,7 @@ from scipy import sparse
 
 from geneformer_grn._runtime import logger
 from geneformer_grn.cells.counts import CellCounts
+from geneformer_grn.genes.table import load_gene_table
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.network.ordered_response import counting_noise, ordered_response
 from geneformer_grn.network.ordering import scaled_levels
@@ -144,9 +145,21 @@ def _moved(
     moved = {source: change for source, change in changes.items() if change != 0}
     idle = [source for source in sources if source not in moved]
     if idle:
-        more = f" and {len(idle) - 5} more" if len(idle) > 5 else ""
         logger.warning(
             "group %r: nothing to propagate from %s (no regulator here, or not expressed)",
-            group, ", ".join(idle[:5]) + more,
+            group, first_symbols(idle),
         )  # fmt: skip
     return moved
+
+
+def first_symbols(genes: Sequence[str]) -> str:
+    """Return the first five genes for a reader, by symbol where there is one.
+
+    Examples
+    --------
+    >>> first_symbols(["ENSG00000107485"])
+    'GATA3'
+    """
+    symbol_of = load_gene_table().symbol_of
+    more = f" and {len(genes) - 5} more" if len(genes) > 5 else ""
+    return ", ".join(symbol_of.get(gene, gene) for gene in genes[:5]) + more

@@ -20,7 +20,7 @@ from geneformer_grn.network.responses import clamped_effects, marginal_response
 from geneformer_grn.workflows.cells import OpenedCells
 from geneformer_grn.workflows.model_propagation import rerank_groups
 from geneformer_grn.workflows.network import ALL_CELLS, with_symbols
-from geneformer_grn.workflows.ordered_propagation import ordered_effects
+from geneformer_grn.workflows.ordered_propagation import first_symbols, ordered_effects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,8 +279,8 @@ def _changes(
     moved = {source: change for source, change in changes.items() if change != 0}
     idle = [source for source in sources if source not in moved]
     if idle:
-        named = ", ".join(idle[:5]) + (f" and {len(idle) - 5} more" if len(idle) > 5 else "")
         logger.warning(
-            "group %r: nothing to propagate from %s (no outgoing edge, or not expressed)", group, named
-        )
+            "group %r: nothing to propagate from %s (no outgoing edge, or not expressed)",
+            group, first_symbols(idle),
+        )  # fmt: skip
     return moved

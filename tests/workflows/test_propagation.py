@@ -15,6 +15,7 @@ from geneformer_grn.network.propagation import PropagationSettings, propagate
 from geneformer_grn.network.refit import refit_signed
 from geneformer_grn.network.responses import clamped_response
 from geneformer_grn.workflows.cells import OpenedCells
+from geneformer_grn.workflows.ordered_propagation import first_symbols
 from geneformer_grn.workflows.propagation import (
     PropagateRequest,
     find_sources,
@@ -197,6 +198,11 @@ def test_rerank_is_the_models_own_answer_in_each_group(counts, tiny_vocabulary, 
         PropagateRequest(sources=("A",), kind="overexpress", settings=how)
     with pytest.raises(ValueError, match="through a model by rerank, and there is none"):
         propagate_opened(edges, replace(cells, encoder=None), request, sources=[gene(1)])
+
+
+def test_genes_are_told_by_symbol():
+    assert first_symbols(["ENSG00000107485", "contig7"]) == "GATA3, contig7"
+    assert first_symbols([f"g{number}" for number in range(7)]) == "g0, g1, g2, g3, g4 and 2 more"
 
 
 def test_sources_that_move_nothing_are_reported(counts, tiny_vocabulary, edges, labels, caplog):
