@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from geneformer_grn.cells.ranking import RankedCells
     from geneformer_grn.evaluation.effect_baselines import Baselines
     from geneformer_grn.evaluation.effects import Measured
+    from geneformer_grn.genes.vocabulary import GeneVocabulary
     from geneformer_grn.perturbation.requests import Request
 
 TASK = "perturbation truth"
@@ -73,18 +74,24 @@ def papalexi_rows(bench: Bench) -> list[dict[str, Any]]:
         There are no controls, or no perturbation has enough responders.
     """
     from geneformer_grn.cells.counts import ReadSettings
-    from geneformer_grn.workflows.effect_truth import TruthSettings, read_effect_truth
+    from geneformer_grn.cells.opening import read_h5ad
+    from geneformer_grn.workflows.effect_names import gene_column
+    from geneformer_grn.workflows.effect_truth import TruthSettings, truth_of_cells
     from geneformer_grn.workflows.evaluate_effects import cell_baselines
 
     settings = TruthSettings(
         min_effect=MIN_EFFECT, read=ReadSettings(where="grna_fraction > 0.8", drop_empty=True)
     )
     path, vocabulary = bench.path("papalexi"), bench.encoder.vocabulary
-    truth = read_effect_truth(path, vocabulary, settings)
+    adata = read_h5ad(path)
+    target = gene_column(adata.obs, None, path.name)
+    adata.obs[target] = as_ids(adata.obs[target].astype(str).to_numpy(dtype=object), vocabulary)
+    truth = truth_of_cells(adata, path.name, vocabulary, settings)
     if truth.controls is None:
         raise ValueError(f"{path.name} holds no unperturbed cells to perturb")
     ranked = bench.ranked(truth.controls)
-    requests = requests_of(bench, ranked, scorable(truth.measured))
+    genes = scorable(truth.measured)
+    requests = requests_of(bench, ranked, genes, n_genes=N_GENES, n_cells=N_CELLS)
     baselines = {"": cell_baselines(truth.controls, vocabulary, names_of(bench, requests))}
     experiment = Experiment(
         measured=truth.measured, ranked=ranked, requests=requests, baselines=baselines,
@@ -190,6 +197,20 @@ def _row(card: Any, section: str, measure: str, title: str, data: str, note: str
     return suite_row(TASK, title, data, values=values, ahead=ahead, n=card["n_perturbed_genes"], note=note)
 
 
+def as_ids(names: np.ndarray, vocabulary: GeneVocabulary) -> np.ndarray:
+    """Return the Ensembl ID of each name of a gene; other names stay.
+
+    A published vocabulary may map nothing but Ensembl IDs in files. Targets are names that people typed.
+    """
+    from geneformer_grn.genes.mapping import lookup
+
+    found = {}
+    for name in np.unique(names):
+        tokens, _ = lookup([name], vocabulary)
+        found[name] = vocabulary.ensembl_ids[tokens[0]] if tokens else name
+    return np.array([found[name] for name in names], dtype=object)
+
+
 def scorable(measured: Sequence[Measured]) -> list[str]:
     """Return the perturbed genes that have enough responders to be scored, in order, each once."""
     from geneformer_grn.evaluation.effects import MIN_RESPONDERS
@@ -205,7 +226,7 @@ def names_of(bench: Bench, requests: Sequence[Request]) -> list[str]:
 
 
 def requests_of(
-    bench: Bench, ranked: RankedCells, genes: Sequence[str], *, n_genes: int = N_GENES, n_cells: int = N_CELLS
+    bench: Bench, ranked: RankedCells, genes: Sequence[str], *, n_genes: int, n_cells: int
 ) -> list[Request]:
     """Return a knock-out for each of the genes that most cells hold within the model's length.
 

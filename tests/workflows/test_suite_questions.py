@@ -14,7 +14,7 @@ from geneformer_grn.evaluation.masked_genes import prepare
 from geneformer_grn.network.truth import truth_of
 from geneformer_grn.workflows.suite_annotation import LABELS_A_CLASS, _few
 from geneformer_grn.workflows.suite_bench import Bench, labelled
-from geneformer_grn.workflows.suite_effects import requests_of, scorable
+from geneformer_grn.workflows.suite_effects import as_ids, requests_of, scorable
 from geneformer_grn.workflows.suite_genes import aurocs_with_gains, regulator_rows
 from geneformer_grn.workflows.suite_networks import edge_rows
 from geneformer_grn.workflows.suite_robustness import (
@@ -187,9 +187,10 @@ def test_a_planted_network_is_found_by_correlation(bench, counts):
 def test_knock_outs_are_of_genes_that_cells_hold(bench, counts):
     ranked = bench.ranked(counts)
     genes = bench.encoder.vocabulary.ensembl_ids[[10, 11, 12]].tolist()
-    requests = requests_of(bench, ranked, [*genes, genes[0], "ENSG_unknown"])
+    requests = requests_of(bench, ranked, [*genes, genes[0], "ENSG_unknown"], n_genes=9, n_cells=7)
     assert sorted(request.genes[0] for request in requests) == [10, 11, 12]
     for request in requests:
+        assert 3 <= len(request.cells) <= 7
         assert all(request.genes[0] in ranked.cell(cell)[:46] for cell in request.cells)
         assert len(set(request.cells)) == len(request.cells)
 
@@ -198,7 +199,15 @@ def test_a_knock_out_that_no_cell_holds_is_refused(bench, counts):
     few = bench.ranked(_rows(counts, slice(0, 2)))
     genes = bench.encoder.vocabulary.ensembl_ids[[10, 11]].tolist()
     with pytest.raises(ValueError, match="none of 2 perturbed genes with enough responders"):
-        requests_of(bench, few, genes)
+        requests_of(bench, few, genes, n_genes=9, n_cells=7)
+
+
+def test_targets_are_found_by_symbol_also_where_files_need_ids(bench):
+    """As in the oldest published vocabulary, whose own mapping holds no symbol."""
+    vocabulary = replace(bench.encoder.vocabulary, aliases={})
+    names = np.array(["GENE3", "non-targeting", "gene3", "ENSG00000000003", "NoGene"], dtype=object)
+    gene = vocabulary.ensembl_ids[vocabulary.n_special + 2]
+    assert as_ids(names, vocabulary).tolist() == [gene, "non-targeting", gene, gene, "NoGene"]
 
 
 def test_genes_with_enough_responders_are_asked_once():
