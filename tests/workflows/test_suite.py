@@ -15,18 +15,7 @@ from geneformer_grn.cells.counts import read_counts
 from geneformer_grn.evaluation.masked_genes import prepare
 from geneformer_grn.genes.vocabulary import SPECIAL_TOKENS
 from geneformer_grn.model.encoder import ModelConfig, load_encoder, new_model, save_checkpoint
-from geneformer_grn.workflows import (
-    evaluate,
-    suite,
-    suite_annotation,
-    suite_effects,
-    suite_embeddings,
-    suite_genes,
-    suite_masked,
-    suite_networks,
-    suite_robustness,
-    suite_stimulus,
-)
+from geneformer_grn.workflows import evaluate, suite, suite_embeddings, suite_stimulus
 from geneformer_grn.workflows.card import render_card
 from geneformer_grn.workflows.evaluate import EvaluateSettings, evaluate_model
 from geneformer_grn.workflows.suite import Question, ask, energy, run_suite, suite_table, suite_verdict
@@ -385,42 +374,3 @@ def test_a_copy_of_a_checkpoint_without_a_record_is_scored(quick, trained, data,
     card = render_card(json.loads(json.dumps(results, default=str)))
     assert "the checkpoint says nothing of hours or hardware" in card
     assert "--only masked" in card
-
-
-@pytest.mark.shared
-@pytest.mark.slow
-@pytest.mark.parametrize("setting", ["v1", "v2"])
-def test_an_imported_geneformer_is_asked_every_kind_of_question(
-    golden_dir, shared_dir, tmp_path, monkeypatch, setting
-):
-    """A random model under the published dictionaries: few cells, no file of integration or depth."""
-    from geneformer_grn.workflows.import_geneformer import import_geneformer
-
-    few = {
-        suite_masked: {"N_CELLS": 4, "_N_FITTED": 40},
-        suite_annotation: {"N_CELLS": 200, "N_DRAWS": 1},
-        suite_genes: {"N_CELLS": 20},
-        suite_networks: {"N_SIMULATED": 40, "N_CELLS": 10, "N_TARGETS": 50},
-        suite_robustness: {"N_DONOR": 60},
-        suite_effects: {"N_CELLS": 3, "N_BULK_CELLS": 1, "N_BULK_GENES": 2},
-        suite_stimulus: {"N_CELLS": 2},
-    }
-    for module, values in few.items():
-        for name, value in values.items():
-            monkeypatch.setattr(module, name, value)
-    folder, weights = tmp_path / setting, golden_dir / "models" / f"{setting}_3L64"
-    import_geneformer(golden_dir / "dictionaries", setting, folder, weights=weights)
-    tasks = (
-        "masked", "few-shot", "gene class", "network", "perturbation", "robustness: donor",
-        "robustness: species",
-    )  # fmt: skip
-    settings = EvaluateSettings(suite="standard", only=tasks, device="cpu", max_cells=2)
-    rows = evaluate_model(folder, (), settings, data=shared_dir / "data")["suite"]["rows"]
-    assert [row["not_run"] for row in rows if "not_run" in row] == []
-    assert {row["task"] for row in rows} == {
-        one.task for one in suite.QUESTIONS if one.task.startswith(tasks)
-    }
-    for row in rows:
-        assert row["model"] is not None
-        assert row["ahead_of_untrained"]["mean"] is not None
-        assert "rank_position" not in row["baselines"]
