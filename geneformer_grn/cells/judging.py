@@ -38,8 +38,10 @@ def stored_values(values: np.ndarray) -> StoredValues:
     return StoredValues(minimum=minimum, maximum=maximum, n_not_finite=n_not_finite, first_fraction=fraction)
 
 
-def refuse_impossible(values: StoredValues, what: str) -> None:
+def refuse_impossible(values: StoredValues, what: str, source: CountSource) -> None:
     """Refuse values that no counts, and nothing made of counts for this method, can be.
+
+    The message names another matrix of `source` that seems to hold counts, where there is one.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def refuse_impossible(values: StoredValues, what: str) -> None:
     if values.minimum < 0:
         raise ValueError(
             f"{what} holds negative values (smallest {values.minimum:.4g}): it was scaled or regressed, and "
-            "neither counts nor ranks can be had back from it. Raw counts are needed"
+            f"neither counts nor ranks can be had back from it. Raw counts are needed.{_hint(source)}"
         )
 
 
@@ -64,13 +66,16 @@ def refuse_normalised(source: CountSource, values: StoredValues, what: str) -> N
         Always.
     """
     kind = "log-normalised" if values.maximum < LARGEST_LOG1P else "normalised"
-    place, option = next(iter(counts_elsewhere(source).items()), ("", ""))
-    hint = f" Raw counts seem to be in {place}: {option}." if place else ""
     raise ValueError(
         f"{what} holds fractions (first {values.first_fraction:.4g}, largest {values.maximum:.4g}) and "
-        f"looks {kind}; raw counts are needed.{hint} Without them, pass "
+        f"looks {kind}; raw counts are needed.{_hint(source)} Without them, pass "
         "--allow-normalised: the order of a cell's genes mostly survives"
     )
+
+
+def _hint(source: CountSource) -> str:
+    place, option = next(iter(counts_elsewhere(source).items()), ("", ""))
+    return f" Raw counts seem to be in {place}: {option}." if place else ""
 
 
 def counts_elsewhere(source: CountSource) -> dict[str, str]:

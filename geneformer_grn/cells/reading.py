@@ -151,7 +151,7 @@ class OpenedCounts:
         ValueError
             They are negative or not finite, or fractions that the settings do not allow.
         """
-        refuse_impossible(values, self.what)
+        refuse_impossible(values, self.what, self.source)
         if values.first_fraction is not None and not self.settings.allow_normalised:
             refuse_normalised(self.source, values, self.what)
 
@@ -303,14 +303,14 @@ def _scale(source: CountSource, settings: ReadSettings, what: str) -> Scale:
     """
     if not settings.allow_normalised:
         values = stored_values(source.sample())
-        refuse_impossible(values, what)
+        refuse_impossible(values, what, source)
         if values.first_fraction is not None:
             refuse_normalised(source, values, what)
         return "counts"
     maximum, whole = 0.0, True
     for _, block in source.blocks():
         values = stored_values(block.data)
-        refuse_impossible(values, what)
+        refuse_impossible(values, what, source)
         maximum, whole = max(maximum, values.maximum), whole and values.first_fraction is None
     if whole:
         return "counts"

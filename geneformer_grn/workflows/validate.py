@@ -226,7 +226,7 @@ def _judge_values(found: Validation, source: CountSource, tally: Tally) -> None:
     ranked = {"layer": ranks, "allow_normalised": True} if ranks else change
     hint = f"; {ranks!r} looks log-normalised, and the order of a cell's genes mostly survives that"
     with found.refusals(way_out + hint if ranks else way_out, **ranked):
-        refuse_impossible(seen, what)
+        refuse_impossible(seen, what, source)
     if seen.first_fraction is None or seen.n_not_finite or seen.minimum < 0:
         return
     if found.settings.allow_normalised:

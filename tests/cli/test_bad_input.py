@@ -114,6 +114,17 @@ def _(folder, adata):
     return [written(adata, folder)]
 
 
+@case(
+    "scaled values, raw counts in `raw`",
+    "Raw counts are needed. Raw counts seem to be in raw: pass --layer raw",
+)
+def _(folder, adata):
+    adata.raw = adata.copy()
+    values = dense(adata)
+    adata.X = ((values - values.mean(0)) / values.std(0).clip(0.1)).astype(np.float32)
+    return [written(adata, folder)]
+
+
 @case("NaN among the values", "holds NaN or infinite values; raw counts are needed")
 def _(folder, adata):
     adata.X.data[7] = np.nan
