@@ -150,13 +150,28 @@ def test_cards_are_what_their_results_say(repository):
     if not cards:
         pytest.skip("no model card here")
     for card in cards:
-        if card.name == "README.md":
+        if card.name == "README.md" or card.stem.endswith("-data"):
             continue
         results = json.loads(card.with_suffix(".json").read_text())
         assert card.read_text() == render_card(results), f"write {card.name} again by the verb card"
         folder = repository / "geneformer_grn" / "_checkpoints" / card.stem
         assert results["checkpoint"]["weights_sha256"] == sha256_file(folder / "model.safetensors")
         assert results["training"] == json.loads((folder / "training.json").read_text())
+
+
+def test_a_data_card_is_that_of_its_model(repository):
+    from geneformer_grn.workflows.corpus_card_text import card_text
+
+    for card in sorted((repository / "model_cards").glob("*-data.md")):
+        facts = json.loads(card.with_suffix(".json").read_text())
+        assert card.read_text() == card_text(facts)
+        assert facts["may_be_shipped"]
+        folder = repository / "geneformer_grn" / "_checkpoints" / card.stem.removesuffix("-data")
+        training = json.loads((folder / "training.json").read_text())
+        assert facts["vocabulary"]["fingerprint"] == GeneVocabulary.load(folder).fingerprint
+        for part, of_run in (("train", "corpus"), ("heldout", "held_out")):
+            assert facts["parts"][part]["n_cells"] == training[of_run]["n_cells"]
+            assert facts["parts"][part]["n_tokens"] == training[of_run]["n_tokens"]
 
 
 def _imported_by(node: ast.AST) -> list[str]:

@@ -156,8 +156,17 @@ def test_its_record_says_what_it_was_trained_on(folder):
     assert record["corpus"]["files"]
     for entry in record["corpus"]["files"]:
         assert sources[entry["sha256"]]["license"], "files of unstated licence stay out"
-    trained = {entry["sha256"] for entry in record["corpus"]["files"]}
-    held_out = {entry["sha256"] for entry in record["held_out"]["files"]}
-    assert held_out
-    assert not trained & held_out
-    assert not set(sources) & held_out, "medians come from the training files only"
+    trained = {entry["sha256"]: entry for entry in record["corpus"]["files"]}
+    held_out = {entry["sha256"]: entry for entry in record["held_out"]["files"]}
+    whole = set(held_out) - set(trained)
+    assert whole, "some files are held out whole"
+    assert not set(sources) & whole, "medians come from the training files only"
+    for name in set(held_out) & set(trained):
+        left_out = trained[name]["left_out"]["elsewhere"]
+        assert left_out >= held_out[name]["n_cells"] > 0, "a part of a file is in one of both"
+
+
+def test_the_shipped_vocabulary_is_the_models(folder, repository):
+    shipped = json.loads((repository / "tokenizers" / "human" / "vocabulary.json").read_text())
+    of_model = json.loads((folder / "vocabulary.json").read_text())
+    assert shipped["fingerprint"] == of_model["fingerprint"], "a corpus of one would not fit the other"
