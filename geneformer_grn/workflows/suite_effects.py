@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TASK = "perturbation truth"
 READOUT, KNOCKOUT = "delta_rank", "knockout"
-N_CELLS, N_GENES, MIN_EFFECT = 25, 10, 0.1
+N_CELLS, N_GENES, MIN_EFFECT = 100, 10, 0.1
 N_BULK_CELLS, N_BULK_GENES, MIN_LOG2 = 3, 10, 0.5
 STAND_INS = ("stem_cortex", "stem_cardiomyocytes", "stem_embryo")
 _BULK = "kind == 'knockout_vs_WT' and ko_gene not in ['Auxin', 'day', 'hyp']"
