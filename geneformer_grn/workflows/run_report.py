@@ -61,6 +61,8 @@ CAVEATS = (
 )
 
 
+_LOW_Q = 0.05
+
 SHIPPED_CAVEAT = (
     "The shipped model is small and was trained on few cells, half of them blood. Much of what it has "
     "learned is to read the genes at neighbouring ranks, and its attention shows that too. Its model card "
@@ -139,18 +141,20 @@ def report_content(
 def _summary(record: dict[str, Any], edges: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
     inputs, network = record["input"], record["network"]
     sizes = record["groups"]["sizes"]
-    strongest = effects.sort_values("shift", ascending=False, na_position="last").head(1)
+    known = effects[effects["shift"].notna()]
     sentences = [
         f"{inputs['n_cells']:,} cells in {len(sizes)} groups were read; {inputs['n_matched']:,} of "
         f"{inputs['n_genes']:,} genes are known to the model.",
         f"{network['n_regulators']:,} regulators were scored against {network['n_targets']:,} targets; the "
         f"{len(edges):,} strongest edges over groups and methods are kept.",
     ]
-    if len(strongest) and strongest["shift"].notna().all():
-        row = strongest.iloc[0]
+    if len(known):
+        row = known.loc[known["shift"].idxmax()]
+        n_low = int((known["q_value"] < _LOW_Q).sum())
         sentences.append(
-            f"The largest shift came from deleting {row['gene_symbol']} in {row['group']}; whether it "
-            "exceeds that of any gene of the same rank is in the perturbation section."
+            f"{n_low:,} of {len(known):,} deletions shift their cells more than other genes of the same "
+            f"rank do (q < {_LOW_Q}). The largest shift came from deleting {row['gene_symbol']} in "
+            f"{row['group']} ({row['n_cells']:,} cells, q {row['q_value']:.2g})."
         )
     return sentences
 

@@ -249,8 +249,12 @@ def test_the_report_has_its_sections_and_needs_no_network(made):
     assert all(address.startswith(("data:", "#")) or address in OUTPUTS for address in page.addresses)
     assert page.rows["edges"] > 10
     assert page.rows["effects"] == 1 + 6
-    strongest = table(out, "effects").sort_values("shift").iloc[-1]
-    assert f"deleting {strongest['gene_symbol']} in {strongest['group']}" in text
+    effects = table(out, "effects")
+    strongest = effects.sort_values("shift").iloc[-1]
+    named = f"{strongest['gene_symbol']} in {strongest['group']} ({strongest['n_cells']:,} cells"
+    assert f"deleting {named}" in text
+    n_low = (effects["q_value"] < 0.05).sum()
+    assert f"{n_low:,} of {effects['shift'].notna().sum():,} deletions shift their cells more than" in text
     assert text.count("<svg") >= 3
 
 
