@@ -249,6 +249,9 @@ def choose(
 ) -> Fitted:
     """Return the candidate that predicts the validation units best, the first of equals.
 
+    Scores count in hundredths, then the log loss: on a hundred units two thousandths of AUROC are noise, and
+    a penalty chosen by them may call every unit the larger class.
+
     Parameters
     ----------
     task, validation
@@ -259,6 +262,8 @@ def choose(
     if len(candidates) == 1 or not len(validation):
         return candidates[0]
     values = [validation_score(task, validation, predict(validation)) for _, predict in candidates]
+    if task.kind != "regression":
+        values = [(round(value, 2), ties) for value, ties in values]
     return candidates[max(range(len(values)), key=lambda i: (values[i], -i))]
 
 

@@ -149,7 +149,7 @@ def _summary(record: dict[str, Any], edges: pd.DataFrame, effects: pd.DataFrame)
         f"{len(edges):,} strongest edges over groups and methods are kept.",
     ]
     if len(known):
-        row = known.loc[known["shift"].idxmax()]
+        row = known.iloc[int(known["shift"].to_numpy().argmax())]
         n_low = int((known["q_value"] < _LOW_Q).sum())
         sentences.append(
             f"{n_low:,} of {len(known):,} deletions shift their cells more than other genes of the same "

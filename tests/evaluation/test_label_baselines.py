@@ -16,7 +16,7 @@ from geneformer_grn.evaluation.gene_baselines import (
     expression_features,
 )
 from geneformer_grn.evaluation.label_baselines import CELL_BASELINES
-from geneformer_grn.evaluation.label_data import LabelData, validation_score, without_gaps
+from geneformer_grn.evaluation.label_data import LabelData, choose, validation_score, without_gaps
 from geneformer_grn.evaluation.label_features import (
     centred,
     principal_components,
@@ -282,6 +282,20 @@ def _with_other_weights(model):
     for parameter in changed.parameters():
         parameter.data.add_(0.1)
     return changed
+
+
+def test_two_thousandths_of_a_score_choose_nothing_and_the_log_loss_does(task) -> None:
+    """Scores that rank one pair better and say little, against scores that mean what they say."""
+    validation = np.r_[0:20, 40:60]
+    truth = task.values[validation]
+    shy = np.column_stack([0.502 - 1e-3 * truth, 0.498 + 1e-3 * truth])
+    bold = np.column_stack([0.95 - 0.9 * truth, 0.05 + 0.9 * truth])
+    bold[0] = bold[20] = 0.5  # a tie of one pair: a little less AUROC
+    assert validation_score(task, validation, shy)[0] > validation_score(task, validation, bold)[0] > 0.99
+    candidates = [({"is": "shy"}, lambda _: shy), ({"is": "bold"}, lambda _: bold)]
+    assert choose(task, validation, candidates)[0] == {"is": "bold"}
+    assert choose(task, validation, [candidates[0], candidates[0]])[0] == {"is": "shy"}
+    assert choose(task, validation[:0], candidates)[0] == {"is": "shy"}, "nothing to choose by: the first"
 
 
 def test_centring_keeps_what_varies_much_large_and_learns_from_the_seen_units_alone() -> None:
