@@ -57,8 +57,8 @@ def all_genes_linear(
 def scvi_linear(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
     """Logistic regression or ridge on the latent space of scVI, learnt from the training cells' counts.
 
-    Lopez et al. (2018), Nature Methods 15. Needs the extra ``scvi``; written against its documentation
-    and untested, since the tests do without it.
+    Lopez et al. (2018), Nature Methods 15. Needs the extra ``scvi``; run by hand with scvi-tools 1.4.2 (see
+    `docs/LOG.md`), while the tests do without it.
 
     Raises
     ------
