@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from perturbation_sets import Bench, predictions_for
-from scipy import sparse
 
 from geneformer_grn.cells.counts import CellCounts, ReadSettings, log_normalised, read_counts
 from geneformer_grn.cells.ranking import RankedCells, rank_cells
@@ -25,12 +24,12 @@ from geneformer_grn.perturbation.matching import choose_null_sets, rank_groups
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
 from geneformer_grn.statistics import bootstrap_interval
 from geneformer_grn.workflows.evaluate_effects import cell_baselines
+from geneformer_grn.workflows.suite_stimulus import typed_cells
 
 PATHWAY = ("IFNAR1", "IFNAR2", "JAK1", "TYK2", "STAT1", "STAT2", "IRF9")
 COMPLEX = ("STAT1", "STAT2", "IRF9")
 CELL_TYPES = ("CD14+ Monocytes", "CD4 T cells", "B cells")
-_N_MARKERS, _N_RESPONDERS = 500, 20
-_LEAST_TYPE = 20
+_N_RESPONDERS = 20
 _LEAST_EFFECT = 0.25  # of mean log-normalised expression: what rises takes its share from all others
 _LEAST_CELLS = 3
 
@@ -122,36 +121,11 @@ def read_blood(bench: Bench) -> Blood:
     """Return the cells; those stimulated get the type of the most correlated control centroid."""
     path = bench.data / "perturbation" / "kang_ifnb_subset_9k.h5ad"
     counts = read_counts(path, bench.encoder.vocabulary, ReadSettings(drop_empty=True))
-    stimulated = (counts.obs["condition"].astype(str) == "IFNB").to_numpy()
-    labels = counts.obs["cell_type"].astype(str).to_numpy(dtype=object)
-    sizes = {kind: int((labels == kind).sum()) for kind in set(labels[~stimulated]) - {"unknown"}}
-    known = np.isin(labels, [kind for kind, size in sizes.items() if size >= _LEAST_TYPE]) & ~stimulated
-    expression = log_normalised(counts)
-    _, q_value = differential_expression(expression[stimulated], expression[~stimulated])
-    quiet = np.flatnonzero(~(q_value <= 0.05))
-    typing = expression[:, quiet]
-    half = np.random.default_rng(bench.seed).permutation(np.flatnonzero(known))
-    train, test = half[::2], half[1::2]
-    right = _nearest(typing, train, labels[train], test) == labels[test]
-    rows = np.flatnonzero(~known)
-    types = labels.copy()
-    types[rows] = _nearest(typing, np.flatnonzero(known), labels[known], rows)
+    typed = typed_cells(counts, log_normalised(counts), seed=bench.seed)
     return Blood(
-        counts=counts, ranked=rank_cells(counts, bench.encoder.vocabulary), types=types,
-        stimulated=stimulated, accuracy=float(right.mean()),
+        counts=counts, ranked=rank_cells(counts, bench.encoder.vocabulary), types=typed.types,
+        stimulated=typed.stimulated, accuracy=typed.accuracy,
     )  # fmt: skip
-
-
-def _nearest(
-    expression: sparse.csr_matrix, known: np.ndarray, labels: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    """Return for each of `rows` the label whose centroid over `known` cells it correlates with most."""
-    names = np.unique(labels.astype(str))
-    centroids = np.vstack([expression[known[labels == name]].mean(axis=0) for name in names])
-    centroids = np.asarray(centroids)
-    markers = np.argsort(-centroids.std(axis=0), kind="stable")[:_N_MARKERS]
-    found = np.corrcoef(centroids[:, markers], expression[rows][:, markers].toarray())
-    return names.astype(object)[np.argmax(found[len(names) :, : len(names)], axis=1)]
 
 
 def _of_rows(counts: CellCounts, rows: np.ndarray) -> CellCounts:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from geneformer_grn.genes.mapping import map_genes
+from geneformer_grn.genes.mapping import lookup, map_genes
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 
 _GENE_COLUMNS = ("perturbation", "target", "gene", "ko_ensembl", "ko_gene", "condition")
@@ -36,15 +36,16 @@ def known_genes(
 def perturbed_genes(
     names: Sequence[str] | pd.Series, vocabulary: GeneVocabulary, name: str
 ) -> tuple[list[str | None], int]:
-    """Return each perturbed gene (or set, joined by ``+``) as Ensembl IDs, and how many are unknown."""
+    """Return each perturbed gene (or set, joined by ``+``) as Ensembl IDs, and how many are unknown.
+
+    People typed these names: symbols count also under a published vocabulary that maps IDs alone.
+    """
     typed = [str(one) for one in names]
     unique = list(dict.fromkeys(typed))
     found: dict[str, str | None] = {}
     for one in unique:
-        members = one.split("+")
-        tokens = map_genes(members, vocabulary).tokens
-        ids = vocabulary.ensembl_ids[tokens] if (tokens >= 0).all() else []
-        found[one] = "+".join(sorted(ids)) if len(ids) else None
+        tokens, unknown = lookup(one.split("+"), vocabulary)
+        found[one] = None if unknown else "+".join(sorted(vocabulary.ensembl_ids[tokens]))
     n_unknown = sum(value is None for value in found.values())
     if n_unknown == len(unique):
         shown = ", ".join(map(repr, unique[:3])) or "none"

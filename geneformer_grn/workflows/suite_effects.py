@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from geneformer_grn.cells.ranking import RankedCells
     from geneformer_grn.evaluation.effect_baselines import Baselines
     from geneformer_grn.evaluation.effects import Measured
-    from geneformer_grn.genes.vocabulary import GeneVocabulary
     from geneformer_grn.perturbation.requests import Request
 
 TASK = "perturbation truth"
@@ -75,7 +74,6 @@ def papalexi_rows(bench: Bench) -> list[dict[str, Any]]:
     """
     from geneformer_grn.cells.counts import ReadSettings
     from geneformer_grn.cells.opening import read_h5ad
-    from geneformer_grn.workflows.effect_names import gene_column
     from geneformer_grn.workflows.effect_truth import TruthSettings, truth_of_cells
     from geneformer_grn.workflows.evaluate_effects import cell_baselines
 
@@ -84,8 +82,6 @@ def papalexi_rows(bench: Bench) -> list[dict[str, Any]]:
     )
     path, vocabulary = bench.path("papalexi"), bench.encoder.vocabulary
     adata = read_h5ad(path)
-    target = gene_column(adata.obs, None, path.name)
-    adata.obs[target] = as_ids(adata.obs[target].astype(str).to_numpy(dtype=object), vocabulary)
     truth = truth_of_cells(adata, path.name, vocabulary, settings)
     if truth.controls is None:
         raise ValueError(f"{path.name} holds no unperturbed cells to perturb")
@@ -195,20 +191,6 @@ def _row(card: Any, section: str, measure: str, title: str, data: str, note: str
         )
         ahead = {name: {"mean": one["mean"]} for name, one in ahead.items()}
     return suite_row(TASK, title, data, values=values, ahead=ahead, n=card["n_perturbed_genes"], note=note)
-
-
-def as_ids(names: np.ndarray, vocabulary: GeneVocabulary) -> np.ndarray:
-    """Return the Ensembl ID of each name of a gene; other names stay.
-
-    A published vocabulary may map nothing but Ensembl IDs in files. Targets are names that people typed.
-    """
-    from geneformer_grn.genes.mapping import lookup
-
-    found = {}
-    for name in np.unique(names):
-        tokens, _ = lookup([name], vocabulary)
-        found[name] = vocabulary.ensembl_ids[tokens[0]] if tokens else name
-    return np.array([found[name] for name in names], dtype=object)
 
 
 def scorable(measured: Sequence[Measured]) -> list[str]:

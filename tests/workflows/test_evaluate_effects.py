@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import anndata
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from geneformer_grn.cells.counts import ReadSettings, log_normalised, read_counts
 from geneformer_grn.evaluation.responders import differential_expression
 from geneformer_grn.genes.vocabulary import VocabularyMismatchError
+from geneformer_grn.workflows.effect_names import perturbed_genes
 from geneformer_grn.workflows.effect_truth import TruthSettings, read_effect_truth
 from geneformer_grn.workflows.evaluate_effects import (
     EvaluateEffectsSettings,
@@ -144,6 +146,16 @@ def test_three_forms_of_the_same_truth(screen, screen_file, tiny_vocabulary, tmp
     where = TruthSettings(read=ReadSettings(where="ko_gene == 'GENE2'"))
     (one,) = read_effect_truth(tmp_path / "contrasts.h5ad", tiny_vocabulary, where).measured
     assert one.affected.tolist() == effect.columns[25:].tolist()
+
+
+def test_targets_are_found_by_symbol_also_where_files_need_ids(tiny_vocabulary):
+    """As in the oldest published vocabulary, whose own mapping holds no symbol."""
+    vocabulary = replace(tiny_vocabulary, aliases={})
+    first, second = vocabulary.ensembl_ids[vocabulary.n_special + np.array([2, 3])]
+    names = ["GENE3", "non-targeting", "gene3", first, "GENE4+gene3", "GENE3+NoGene"]
+    found, n_unknown = perturbed_genes(names, vocabulary, "truth.h5ad")
+    assert found == [first, None, first, first, "+".join(sorted([first, second])), None]
+    assert n_unknown == 2
 
 
 def test_what_a_responder_is_can_be_chosen(screen_file, tiny_vocabulary):

@@ -14,7 +14,7 @@ from geneformer_grn.evaluation.masked_genes import prepare
 from geneformer_grn.network.truth import truth_of
 from geneformer_grn.workflows.suite_annotation import LABELS_A_CLASS, _few
 from geneformer_grn.workflows.suite_bench import Bench, labelled
-from geneformer_grn.workflows.suite_effects import as_ids, requests_of, scorable
+from geneformer_grn.workflows.suite_effects import requests_of, scorable
 from geneformer_grn.workflows.suite_genes import aurocs_with_gains, regulator_rows
 from geneformer_grn.workflows.suite_networks import edge_rows
 from geneformer_grn.workflows.suite_robustness import (
@@ -200,14 +200,6 @@ def test_a_knock_out_that_no_cell_holds_is_refused(bench, counts):
     genes = bench.encoder.vocabulary.ensembl_ids[[10, 11]].tolist()
     with pytest.raises(ValueError, match="none of 2 perturbed genes with enough responders"):
         requests_of(bench, few, genes, n_genes=9, n_cells=7)
-
-
-def test_targets_are_found_by_symbol_also_where_files_need_ids(bench):
-    """As in the oldest published vocabulary, whose own mapping holds no symbol."""
-    vocabulary = replace(bench.encoder.vocabulary, aliases={})
-    names = np.array(["GENE3", "non-targeting", "gene3", "ENSG00000000003", "NoGene"], dtype=object)
-    gene = vocabulary.ensembl_ids[vocabulary.n_special + 2]
-    assert as_ids(names, vocabulary).tolist() == [gene, "non-targeting", gene, gene, "NoGene"]
 
 
 def test_genes_with_enough_responders_are_asked_once():
