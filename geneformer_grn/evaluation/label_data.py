@@ -249,8 +249,8 @@ def choose(
 ) -> Fitted:
     """Return the candidate that predicts the validation units best, the first of equals.
 
-    Scores count in hundredths, then the log loss: on a hundred units two thousandths of AUROC are noise, and
-    a penalty chosen by them may call every unit the larger class.
+    Of those within a hundredth of the best score the one of the smallest log loss: on a hundred units two
+    thousandths of AUROC are noise, and a penalty chosen by them may call every unit the larger class.
 
     Parameters
     ----------
@@ -262,9 +262,10 @@ def choose(
     if len(candidates) == 1 or not len(validation):
         return candidates[0]
     values = [validation_score(task, validation, predict(validation)) for _, predict in candidates]
-    if task.kind != "regression":
-        values = [(round(value, 2), ties) for value, ties in values]
-    return candidates[max(range(len(values)), key=lambda i: (values[i], -i))]
+    best = max(value for value, _ in values)
+    noise = 0.0 if task.kind == "regression" else 0.01
+    equal = [i for i, (value, _) in enumerate(values) if value >= best - noise]
+    return candidates[max(equal, key=lambda i: (values[i][1], -i))]
 
 
 def training_shares(task: Task, split: Split) -> np.ndarray:
