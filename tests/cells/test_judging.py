@@ -10,15 +10,23 @@ from geneformer_grn.cells.judging import refuse_impossible, refuse_normalised, s
 from geneformer_grn.cells.opening import open_source
 
 
+@pytest.fixture
+def source(tmp_path, tiny_adata):
+    """A file whose X is all there is."""
+    tiny_adata.write_h5ad(tmp_path / "plain.h5ad")
+    with open_source(tmp_path / "plain.h5ad") as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_numbers(value):
+def test_values_that_are_no_numbers(value, source):
     with pytest.raises(ValueError, match="NaN or infinite"):
-        refuse_impossible(stored_values(np.array([1.0, value, 2.0])), "X")
+        refuse_impossible(stored_values(np.array([1.0, value, 2.0])), "X", source)
 
 
-def test_negative_values():
-    with pytest.raises(ValueError, match=r"smallest -0\.5"):
-        refuse_impossible(stored_values(np.array([1.0, -0.5])), "X")
+def test_negative_values(source):
+    with pytest.raises(ValueError, match=r"smallest -0\.5.* Raw counts are needed\.$"):
+        refuse_impossible(stored_values(np.array([1.0, -0.5])), "X", source)
 
 
 @given(
