@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from perturbation_sets import Bench, predictions_for
+from scipy import sparse
 
 from geneformer_grn.cells.counts import CellCounts, ReadSettings, log_normalised, read_counts
 from geneformer_grn.cells.ranking import RankedCells, rank_cells
@@ -24,13 +25,11 @@ from geneformer_grn.perturbation.matching import choose_null_sets, rank_groups
 from geneformer_grn.perturbation.requests import PerturbSettings, Request
 from geneformer_grn.statistics import bootstrap_interval
 from geneformer_grn.workflows.evaluate_effects import cell_baselines
-from geneformer_grn.workflows.suite_stimulus import typed_cells
+from geneformer_grn.workflows.suite_bench import rows_of
+from geneformer_grn.workflows.suite_stimulus import CELL_TYPES, COMPLEX, MIN_EFFECT, Typed, typed_cells
 
 PATHWAY = ("IFNAR1", "IFNAR2", "JAK1", "TYK2", "STAT1", "STAT2", "IRF9")
-COMPLEX = ("STAT1", "STAT2", "IRF9")
-CELL_TYPES = ("CD14+ Monocytes", "CD4 T cells", "B cells")
 _N_RESPONDERS = 20
-_LEAST_EFFECT = 0.25  # of mean log-normalised expression: what rises takes its share from all others
 _LEAST_CELLS = 3
 
 
@@ -42,30 +41,23 @@ class Blood:
     ----------
     counts, ranked
         All cells.
-    types
-        ``(n,)`` cell type.
-    stimulated
-        ``(n,)`` bool.
-    accuracy
-        Share of held-out control cells whose type is found the way that of stimulated cells is.
+    expression
+        ``(n, g)`` log-normalised.
+    typed
+        Type and state of each.
     """
 
     counts: CellCounts
     ranked: RankedCells
-    types: np.ndarray
-    stimulated: np.ndarray
-    accuracy: float
-
-    def rows(self, kind: str, *, stimulated: bool) -> np.ndarray:
-        """Return the cells of a type in a state."""
-        return np.flatnonzero((self.types == kind) & (self.stimulated == stimulated))
+    expression: sparse.csr_matrix
+    typed: Typed
 
 
 def interferon(bench: Bench) -> dict[str, Any]:
     """Score the stimulus by overexpressing the genes of its pathway in control cells."""
     vocabulary, blood = bench.encoder.vocabulary, read_blood(bench)
     ids = vocabulary.ensembl_ids[blood.counts.column_tokens]
-    expression = log_normalised(blood.counts)
+    expression = blood.expression
     sets = {
         "+".join(names): tuple(find_genes(names, vocabulary))
         for names in (COMPLEX, *zip(PATHWAY, strict=True))
@@ -73,13 +65,13 @@ def interferon(bench: Bench) -> dict[str, Any]:
     key_of = {name: "+".join(sorted(vocabulary.ensembl_ids[list(genes)])) for name, genes in sets.items()}
     measured, requests, baselines, up = [], [], {}, {}
     for kind in CELL_TYPES:
-        control, treated = (blood.rows(kind, stimulated=state) for state in (False, True))
+        control, treated = (blood.typed.rows(kind, stimulated=state) for state in (False, True))
         effect, q_value = differential_expression(expression[treated], expression[control])
-        responds = (q_value <= 0.05) & (np.abs(effect) >= _LEAST_EFFECT)
+        responds = (q_value <= 0.05) & (np.abs(effect) >= MIN_EFFECT)
         up[kind] = blood.counts.column_tokens[
             np.argsort(-np.where(responds, effect, -np.inf))[:_N_RESPONDERS]
         ]
-        baselines[kind] = cell_baselines(_of_rows(blood.counts, control), vocabulary, list(key_of.values()))
+        baselines[kind] = cell_baselines(rows_of(blood.counts, control), vocabulary, list(key_of.values()))
         cells = np.random.default_rng(bench.seed).permutation(control)
         for name, genes in sets.items():
             n_cells = bench.n_cells if len(genes) > 1 else bench.n_cells // 4
@@ -104,15 +96,15 @@ def interferon(bench: Bench) -> dict[str, Any]:
         },
         "state": state,
         "text": _text(cards, state),
-        "label_accuracy": blood.accuracy,
+        "label_accuracy": blood.typed.accuracy,
         "caveats": [
             "IFNB1 is not in the vocabulary: overexpressing its receptors, kinases and transcription factors "
             "in control cells stands for it; measured is stimulated less control of the same type",
             "stimulated cells carry no type: they are given that of the nearest control centroid, over genes "
             "that the stimulus leaves alone (right for "
-            f"{100 * blood.accuracy:.0f} % of held-out control cells)",
+            f"{100 * blood.typed.accuracy:.0f} % of held-out control cells)",
             "donors of the stimulated cells are unknown: tests are over cells; responders have q <= 0.05 and "
-            f"move by at least {_LEAST_EFFECT} in mean log-normalised expression",
+            f"move by at least {MIN_EFFECT} in mean log-normalised expression",
         ],
     }  # fmt: skip
 
@@ -121,17 +113,10 @@ def read_blood(bench: Bench) -> Blood:
     """Return the cells; those stimulated get the type of the most correlated control centroid."""
     path = bench.data / "perturbation" / "kang_ifnb_subset_9k.h5ad"
     counts = read_counts(path, bench.encoder.vocabulary, ReadSettings(drop_empty=True))
-    typed = typed_cells(counts, log_normalised(counts), seed=bench.seed)
+    expression = log_normalised(counts)
     return Blood(
-        counts=counts, ranked=rank_cells(counts, bench.encoder.vocabulary), types=typed.types,
-        stimulated=typed.stimulated, accuracy=typed.accuracy,
-    )  # fmt: skip
-
-
-def _of_rows(counts: CellCounts, rows: np.ndarray) -> CellCounts:
-    return replace(
-        counts, matrix=counts.matrix[rows], n_counts=counts.n_counts[rows], obs=counts.obs.iloc[rows],
-        kept=counts.kept[rows],
+        counts=counts, ranked=rank_cells(counts, bench.encoder.vocabulary), expression=expression,
+        typed=typed_cells(counts, expression, seed=bench.seed),
     )  # fmt: skip
 
 
@@ -146,8 +131,8 @@ def _towards(bench: Bench, blood: Blood, up: Mapping[str, np.ndarray]) -> dict[s
     found: dict[str, Any] = {}
     for kind in CELL_TYPES[:2]:
         genes = {"pathway": pathway, "responders": [int(g) for g in up[kind] if int(g) not in pathway]}
-        control = blood.rows(kind, stimulated=False)
-        labels = np.full(len(blood.types), None, dtype=object)
+        control = blood.typed.rows(kind, stimulated=False)
+        labels = np.full(len(blood.typed.types), None, dtype=object)
         labels[control] = kind
         vocabulary = bench.encoder.vocabulary
         (group,) = rank_groups(blood.ranked, labels, vocabulary, seed=bench.seed, counts=blood.counts)
@@ -183,9 +168,9 @@ def _movement(encoder: Encoder, blood: Blood, kind: str, requests: list[Request]
         pooling=settings.pooling_for(encoder.vocabulary), encoder_layer=settings.encoder_layer
     )
     states = {
-        name: embed_cells(encoder, take_cells(blood.ranked, blood.rows(kind, stimulated=side)), how).mean(
-            axis=0
-        )
+        name: embed_cells(
+            encoder, take_cells(blood.ranked, blood.typed.rows(kind, stimulated=side)), how
+        ).mean(axis=0)
         for name, side in (("control", False), ("stimulated", True))
     }
     cells = perturb_cells(encoder, blood.ranked, requests, settings, states=states).cells

@@ -102,12 +102,12 @@ class PooledStates:
 def pool_once(
     network: Network, lessons: Lessons, cells: np.ndarray, *, token_budget: int
 ) -> PooledStates | None:
-    """Return the pooled states of `cells`; None where the encoder has to run in every epoch.
+    """Return the pooled states of `cells`; None where they would not fit in memory.
 
     Parameters
     ----------
     network
-        With a frozen encoder.
+        With the encoder as it is; heads that pool by weights of their own have nothing to keep.
     lessons
         What is learnt; genes of the whole task are kept, not those of the training part alone.
     cells
@@ -115,11 +115,6 @@ def pool_once(
     token_budget
         Of a batch.
     """
-    pools = any(
-        lesson.spec.level == "cell" and lesson.spec.pooling == "attention" for lesson in lessons.lessons
-    )
-    if network.learns_encoder or pools:
-        return None
     wanted = [labelled_tokens(lessons, number) for number in range(len(lessons.lessons))]
     inputs = [lessons.input_of(int(cell)) for cell in cells]
     counts = [

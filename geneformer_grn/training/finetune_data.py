@@ -122,7 +122,7 @@ class Lessons:
         n_cells = len(self.ranked)
         wrapping = self.vocabulary.n_wrapping
         lengths = np.minimum(self.ranked.lengths, self.max_length - wrapping) + wrapping
-        copies = self._copies() if settings.sampling == "balanced" else None
+        copies = self.copies() if settings.sampling == "balanced" else None
         batches = BatchSettings(token_budget=settings.token_budget, seed=seed, copies=copies)
         return [batch % n_cells for batch in plan_epoch(lengths, batches, epoch=epoch, cells=self.cells)]
 
@@ -144,8 +144,8 @@ class Lessons:
                 n_cells=len(cells),
             )
 
-    def _copies(self) -> np.ndarray:
-        """Return how often each cell comes in an epoch so that classes come equally often."""
+    def copies(self) -> np.ndarray:
+        """Return how often each cell comes in an epoch so that classes come equally often, ``(n_cells,)``."""
         of_cells = [one for one in self.lessons if one.spec.level == "cell" and one.spec.kind != "regression"]
         if not of_cells:
             raise ValueError("sampling 'balanced' needs a task that gives cells a class; use 'random'")

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from geneformer_grn._runtime import progress
+from geneformer_grn._runtime import logger, progress
 from geneformer_grn.model.encoder import Encoder
 from geneformer_grn.model.heads import Finetuned, TaskHead
 from geneformer_grn.training.config import OptimSection
 from geneformer_grn.training.finetune_batches import Material, PooledStates, material, pool_once, standardise
 from geneformer_grn.training.finetune_data import Lessons, Step, epochs_needed
+from geneformer_grn.training.finetune_fit import FittedHead, fit_heads
 from geneformer_grn.training.finetune_network import Network, merged, parameter_groups, trainable_copy
 from geneformer_grn.training.finetune_predictions import Scored, kept_predictions, live_predictions
 from geneformer_grn.training.finetune_processes import Processes
@@ -44,8 +45,10 @@ class FinetuneRun:
     optimizer: torch.optim.Optimizer
     tasks: dict[str, tuple[Task, np.ndarray]]
     gene_cells: np.ndarray
+    used: np.ndarray  # cells that teach or choose, ascending
     seed: int
     kept: PooledStates | None
+    fits_heads: bool
     n_epochs: int
     total_steps: int
     told: Callable[[Mapping[str, Any]], None] | None = None
@@ -82,18 +85,27 @@ def start_run(
     per_epoch = -(-per_epoch // (processes.world_size * settings.optim.accumulation))
     groups = parameter_groups(network, settings.optim)
     optimizer = torch.optim.AdamW(groups, fused=processes.device.type in {"cpu", "cuda"})
-    kept = pool_once(network, lessons, used, token_budget=settings.optim.token_budget)
+    stays = not network.learns_encoder and settings.model.pooling != "attention"
+    kept = pool_once(network, lessons, used, token_budget=settings.optim.token_budget) if stays else None
     n_epochs = epochs_needed(settings.optim, per_epoch, cheap=kept is not None)
     return FinetuneRun(
         lessons=lessons, network=network, module=processes.wrap(network), settings=settings.optim,
-        processes=processes, optimizer=optimizer, tasks=tasks, gene_cells=gene_cells, seed=seed, kept=kept,
-        n_epochs=n_epochs, total_steps=per_epoch * n_epochs,
+        processes=processes, optimizer=optimizer, tasks=tasks, gene_cells=gene_cells, used=used, seed=seed,
+        kept=kept, fits_heads=settings.model.fits_heads, n_epochs=n_epochs, total_steps=per_epoch * n_epochs,
     )  # fmt: skip
 
 
 def train(run: FinetuneRun, out: Path | None, facts: Mapping[str, Any]) -> None:
-    """Run epochs until the last one, or until the validation part has not gained for long enough."""
+    """Run epochs until the last one, or until the validation part has not gained for long enough.
+
+    Heads that are to be fitted are so first; with a frozen encoder that is all.
+    """
     settings, state = run.settings, run.progress
+    if run.fits_heads and not state.history and _fit(run):
+        state.ended = not run.network.learns_encoder
+        _keep(run, out, facts)
+    if state.ended:
+        return
     n_epochs = run.n_epochs
     every = max(1, n_epochs // max(settings.epochs, 10))
     with progress(total=n_epochs, initial=state.epoch, unit="epoch", desc="finetune") as bar:
@@ -103,19 +115,61 @@ def train(run: FinetuneRun, out: Path | None, facts: Mapping[str, Any]) -> None:
             bar.update()
             if state.epoch % every and state.epoch < n_epochs:
                 continue
-            found = run.processes.agree(_validate(run) if run.processes.is_main else None)
-            row = {"epoch": state.epoch, "step": state.step, "cells": n_cells, "lr": rate}
-            row |= {"loss": float(losses.mean()), "score": found.score, "validation_loss": found.loss}
-            row |= {
-                f"{name} {key}": value for name, one in found.by_task.items() for key, value in one.items()
-            }
-            state.history.append(row)
-            state.take(found, lambda: snapshot(run.network), settings)
+            found = run.processes.agree(_validate(run, run.kept) if run.processes.is_main else None)
+            row = _note(run, found, cells=n_cells, rate=rate, loss=float(losses.mean()))
             bar.set_postfix(loss=f"{row['loss']:.3f}", score=f"{found.score:.3f}")
-            if out is not None and run.processes.is_main:
-                save_progress(out, state, run.network, run.optimizer, facts=facts)
-            if run.told is not None:
-                run.told(row)
+            _keep(run, out, facts)
+
+
+def _note(run: FinetuneRun, found: Validation, *, cells: int, rate: float, loss: float) -> dict[str, Any]:
+    """Add a row to the history, and keep the weights if they are the best so far."""
+    state = run.progress
+    row = {"epoch": state.epoch, "step": state.step, "cells": cells, "lr": rate}
+    row |= {"loss": loss, "score": found.score, "validation_loss": found.loss}
+    row |= {f"{name} {key}": value for name, one in found.by_task.items() for key, value in one.items()}
+    state.history.append(row)
+    state.take(found, lambda: snapshot(run.network), run.settings)
+    return row
+
+
+def _keep(run: FinetuneRun, out: Path | None, facts: Mapping[str, Any]) -> None:
+    """Write the progress, and tell whoever listens of its last row."""
+    if out is not None and run.processes.is_main:
+        save_progress(out, run.progress, run.network, run.optimizer, facts=facts)
+    if run.told is not None:
+        run.told(run.progress.history[-1])
+
+
+def _fit(run: FinetuneRun) -> bool:
+    """Bring the heads to their optimum on the states as they are; return whether there was room for it."""
+    found: tuple[list[FittedHead], Validation] | None = None
+    if run.processes.is_main:
+        states = run.kept or pool_once(
+            run.network, run.lessons, run.used, token_budget=run.settings.token_budget
+        )
+        if states is not None:
+            heads = fit_heads(
+                run.network.heads, run.lessons, states, run.settings, lambda: _validate(run, states).by_task
+            )
+            found = heads, _validate(run, states)
+    found = run.processes.agree(found)
+    if found is None:
+        logger.warning("heads are trained by steps: the states of all cells do not fit in memory at once")
+        return False
+    fitted, figures = found
+    for module, head in zip(run.network.heads, fitted, strict=True):
+        module.load_state_dict(head.weights)
+        logger.info("head of %s fitted: C %g", cast("TaskHead", module).spec.name, head.c)
+    row = _note(
+        run,
+        figures,
+        cells=len(run.lessons.cells),
+        rate=0.0,
+        loss=float(np.mean([head.loss for head in fitted])),
+    )
+    for lesson, head in zip(run.lessons.lessons, fitted, strict=True):
+        row |= {f"{lesson.spec.name} C": head.c, f"{lesson.spec.name} scale": head.scale}
+    return True
 
 
 def _train_epoch(run: FinetuneRun) -> tuple[np.ndarray, int, float]:
@@ -180,12 +234,12 @@ def _set_rates(run: FinetuneRun) -> float:
     return max(float(group["lr"]) for group in run.optimizer.param_groups)
 
 
-def _validate(run: FinetuneRun) -> Validation:
+def _validate(run: FinetuneRun, kept: PooledStates | None) -> Validation:
     """Return the figures of the validation part with the weights as they are."""
     run.network.eval()
     scored: Scored = {name: (task, units) for name, (task, units) in run.tasks.items() if len(units)}
-    if run.kept is not None:
-        predicted = kept_predictions(run.network, run.kept, scored, cells=run.gene_cells)
+    if kept is not None:
+        predicted = kept_predictions(run.network, kept, scored, cells=run.gene_cells)
     else:
         model = Finetuned(
             merged(run.network.encoder), run.network.heads, run.network.specs, run.lessons.max_length

@@ -26,6 +26,11 @@ class FinetuneModel(_Section):
         default=16.0, gt=0.0, description="changes are scaled by lora_alpha / lora_rank"
     )
     pooling: Literal["mean", "cls", "attention"] = "mean"
+    heads: Literal["auto", "fitted", "steps"] = Field(
+        default="auto",
+        description="fitted: begin at the penalised optimum on pretrained states (frozen: and end there); "
+        "steps: begin with small random weights; auto: fitted where the encoder is frozen",
+    )
     max_length: int | None = Field(
         default=None, ge=3, description="longest model input; None: the vocabulary's"
     )
@@ -39,6 +44,22 @@ class FinetuneModel(_Section):
         if self.quantised != "none" and self.mode not in {"frozen", "lora"}:
             raise ValueError(f"quantised layers cannot learn: mode {self.mode!r} needs quantised 'none'")
         return self
+
+    @model_validator(mode="after")
+    def _heads_can_be_fitted(self) -> FinetuneModel:
+        if self.heads == "fitted" and self.pooling != "mean":
+            raise ValueError(
+                f"a head with pooling {self.pooling!r} has no optimum that can be computed: heads 'fitted' "
+                "needs pooling 'mean', or set heads to 'steps'"
+            )
+        return self
+
+    @property
+    def fits_heads(self) -> bool:
+        """Whether heads begin at their optimum on the pretrained states."""
+        if self.heads == "auto":
+            return self.mode == "frozen" and self.pooling == "mean"
+        return self.heads == "fitted"
 
 
 class FinetuneOptim(_Section):

@@ -1,15 +1,19 @@
-"""A corpus of the tiny cells and a config that trains on it within a second."""
+"""A corpus of the tiny cells and a config that trains on it within a second; labels of cells and genes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from geneformer_grn.cells.corpora.corpus import Corpus
 from geneformer_grn.cells.corpora.tokenizing import write_corpus
+from geneformer_grn.cells.counts import read_counts
+from geneformer_grn.cells.ranking import RankedCells, rank_cells
 from geneformer_grn.training.config import PretrainConfig, read_config
+from geneformer_grn.training.supervision import Split, Task
 
 TINY = """
 [model]
@@ -85,3 +89,34 @@ def make_config(config_file: Path, corpus_folder: Path):
         return read_config(config_file, [f"data.corpus={corpus_folder}", *changes])
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ranked(tiny_adata, tiny_vocabulary) -> RankedCells:
+    return rank_cells(read_counts(tiny_adata, tiny_vocabulary), tiny_vocabulary)
+
+
+@pytest.fixture(scope="session")
+def tasks(tiny_vocabulary) -> dict[str, Task]:
+    """Group of a cell as a class, grade and value; genes high in a group, as a class and a value."""
+    group = np.repeat([0, 1], 40)
+    generator = np.random.default_rng(0)
+    genes = np.arange(30) + tiny_vocabulary.n_special
+    high_in = np.repeat([1, 0], 15)
+    noise = generator.normal(size=80)
+    return {
+        "kind": Task("kind", "cell", "classification", group, ("A", "B")),
+        "grade": Task("grade", "cell", "ordinal", group * 2, ("low", "middle", "high")),
+        "age": Task("age", "cell", "regression", 50.0 + 20.0 * group + noise),
+        "role": Task("role", "gene", "classification", high_in, ("A", "B"), genes),
+        "slope": Task("slope", "gene", "regression", 100.0 - 30.0 * high_in, (), genes),
+    }
+
+
+@pytest.fixture(scope="session")
+def splits() -> dict[str, Split]:
+    cells, genes = np.random.default_rng(1).permutation(80), np.random.default_rng(2).permutation(30)
+    return {
+        "cell": Split(np.sort(cells[:50]), np.sort(cells[50:65]), np.sort(cells[65:]), "random"),
+        "gene": Split(np.sort(genes[:18]), np.sort(genes[18:24]), np.sort(genes[24:]), "random"),
+    }

@@ -10,48 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from geneformer_grn.cells.counts import read_counts
-from geneformer_grn.cells.ranking import RankedCells, rank_cells
+from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.model.encoder import ModelConfig, new_model
 from geneformer_grn.model.fingerprint import checkpoint_fingerprint, encoder_fingerprint
 from geneformer_grn.training import finetune_loop
 from geneformer_grn.training.finetune import finetune
 from geneformer_grn.training.finetune_settings import FinetuneModel, FinetuneOptim, FinetuneSettings
-from geneformer_grn.training.supervision import MISSING, Split, Task
+from geneformer_grn.training.supervision import MISSING, Task
 
 MODES = ["full", "frozen", "top", "lora"]
 FAST = {"epochs": 2, "min_steps": 0, "token_budget": 800, "lr": 3e-3, "head_lr": 1e-2, "patience": None}
-
-
-@pytest.fixture(scope="module")
-def ranked(tiny_adata, tiny_vocabulary) -> RankedCells:
-    return rank_cells(read_counts(tiny_adata, tiny_vocabulary), tiny_vocabulary)
-
-
-@pytest.fixture(scope="module")
-def tasks(tiny_vocabulary) -> dict[str, Task]:
-    """Group of a cell as a class, grade and value; genes high in a group, as a class and a value."""
-    group = np.repeat([0, 1], 40)
-    generator = np.random.default_rng(0)
-    genes = np.arange(30) + tiny_vocabulary.n_special
-    high_in = np.repeat([1, 0], 15)
-    noise = generator.normal(size=80)
-    return {
-        "kind": Task("kind", "cell", "classification", group, ("A", "B")),
-        "grade": Task("grade", "cell", "ordinal", group * 2, ("low", "middle", "high")),
-        "age": Task("age", "cell", "regression", 50.0 + 20.0 * group + noise),
-        "role": Task("role", "gene", "classification", high_in, ("A", "B"), genes),
-        "slope": Task("slope", "gene", "regression", 100.0 - 30.0 * high_in, (), genes),
-    }
-
-
-@pytest.fixture(scope="module")
-def splits() -> dict[str, Split]:
-    cells, genes = np.random.default_rng(1).permutation(80), np.random.default_rng(2).permutation(30)
-    return {
-        "cell": Split(np.sort(cells[:50]), np.sort(cells[50:65]), np.sort(cells[65:]), "random"),
-        "gene": Split(np.sort(genes[:18]), np.sort(genes[18:24]), np.sort(genes[24:]), "random"),
-    }
 
 
 def settings(mode: str = "full", pooling: str = "mean", **changes) -> FinetuneSettings:
@@ -167,7 +135,8 @@ def test_two_runs_are_identical_and_another_seed_is_not(tiny_encoder, ranked, ta
 def test_a_killed_run_goes_on_to_the_same_numbers(
     tiny_encoder, ranked, tasks, splits, mode, tmp_path, monkeypatch
 ):
-    given = (tiny_encoder, ranked, [tasks["kind"], tasks["age"]], splits, settings(mode, epochs=4))
+    chosen = settings(mode, heads="steps", epochs=4)
+    given = (tiny_encoder, ranked, [tasks["kind"], tasks["age"]], splits, chosen)
     whole = finetune(*given)
     real, calls = finetune_loop.save_progress, []
 
@@ -204,7 +173,7 @@ def test_a_run_is_not_resumed_on_something_else(tiny_encoder, ranked, tasks, spl
 def test_states_pooled_once_teach_what_the_encoder_would(
     tiny_encoder, ranked, tasks, splits, pooling, monkeypatch
 ):
-    chosen = settings("frozen", pooling, dropout=0.0)
+    chosen = settings("frozen", pooling, heads="steps", dropout=0.0)
     given = (tiny_encoder, ranked, list(tasks.values()), splits, chosen)
     once = finetune(*given)
     monkeypatch.setattr(finetune_loop, "pool_once", lambda *_, **__: None)
@@ -270,7 +239,7 @@ def test_cells_without_a_label_teach_the_other_task_only(tiny_encoder, ranked, t
 
 
 def test_it_ends_when_the_validation_part_no_longer_gains(tiny_encoder, ranked, tasks, splits):
-    chosen = settings("frozen", epochs=12, patience=2, head_lr=1e-9)
+    chosen = settings("frozen", heads="steps", epochs=12, patience=2, head_lr=1e-9)
     result = finetune(tiny_encoder, ranked, [tasks["kind"]], splits, chosen)
     assert len(result.history) < 12
     assert result.best_epoch <= len(result.history)

@@ -153,3 +153,11 @@ def finetune_run(finetune_config, tmp_path_factory) -> tuple[Path, FinetuneTable
 
     out = tmp_path_factory.mktemp("run") / "out"
     return out, run_finetuning(finetune_config(), out)
+
+
+@pytest.fixture
+def card(tmp_path) -> Path:
+    """A model card as `publish` takes it."""
+    path = tmp_path / "card.md"
+    path.write_text("---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# tiny\n")
+    return path

@@ -19,7 +19,6 @@ from geneformer_grn.model.checkpoint import save_checkpoint
 from geneformer_grn.model.encoder import ModelConfig, new_model
 from geneformer_grn.workflows.publish import PublishSettings, publish, read_words, stage_repository
 
-CARD = "---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# tiny\n"
 CORE = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "genes.tsv",
         "vocabulary.json", "README.md", "LICENSE"}  # fmt: skip
 
@@ -35,13 +34,6 @@ def trained(tiny_vocabulary, tmp_path_factory):
 @pytest.fixture
 def checkpoint(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "tiny")
-
-
-@pytest.fixture
-def card(tmp_path):
-    path = tmp_path / "card.md"
-    path.write_text(CARD)
-    return path
 
 
 @pytest.fixture
@@ -93,7 +85,7 @@ def test_what_is_staged_loads_without_this_package(checkpoint, tmp_path, card, t
     for file in files:
         assert file["size"] == (folder / file["name"]).stat().st_size
         assert file["sha256"] == sha256_file(folder / file["name"])
-    assert (folder / "README.md").read_text() == CARD
+    assert (folder / "README.md").read_text() == card.read_text()
     assert "Apache License" in (folder / "LICENSE").read_text()
     theirs, ours = (AutoModelForMaskedLM.from_pretrained(path).eval() for path in (folder, checkpoint))
     tokens = torch.tensor([[2, 9, 1, 30, 3]])
@@ -172,10 +164,11 @@ def test_what_only_looks_like_it_is_published(checkpoint, tmp_path, card):
 
 
 def test_the_card_and_the_weights_are_looked_into_too(checkpoint, tmp_path, card):
-    card.write_text(CARD + "\nRun it on /" + "home/me/cells.h5ad.\n")
+    text = card.read_text()
+    card.write_text(text + "\nRun it on /" + "home/me/cells.h5ad.\n")
     with pytest.raises(ValueError, match=r"README\.md holds a path"):
         staged(checkpoint, tmp_path, card)
-    card.write_text(CARD)
+    card.write_text(text)
     from safetensors.torch import load_file, save_file
 
     weights = load_file(checkpoint / "model.safetensors")
@@ -204,10 +197,10 @@ def test_a_card_has_to_state_a_licence(checkpoint, tmp_path, card, text, message
         staged(checkpoint, tmp_path, card)
 
 
-def test_card_and_licence_of_the_folder_are_the_usual_ones(checkpoint, tmp_path):
+def test_card_and_licence_of_the_folder_are_the_usual_ones(checkpoint, tmp_path, card):
     with pytest.raises(FileNotFoundError, match=r"no model card at README\.md"):
         staged(checkpoint, tmp_path, None)
-    (checkpoint / "README.md").write_text(CARD.replace("apache-2.0", "cc-by-4.0"))
+    (checkpoint / "README.md").write_text(card.read_text().replace("apache-2.0", "cc-by-4.0"))
     (checkpoint / "LICENSE").write_text("theirs")
     staged(checkpoint, tmp_path, None)
     assert (tmp_path / "staged" / "LICENSE").read_text() == "theirs"

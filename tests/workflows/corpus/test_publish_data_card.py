@@ -26,13 +26,6 @@ def checkpoint(tiny_checkpoint, tmp_path):
     return shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
 
 
-@pytest.fixture
-def card(tmp_path):
-    path = tmp_path / "card.md"
-    path.write_text("---\nlicense: apache-2.0\n---\n\n# tiny\n")
-    return path
-
-
 @pytest.mark.parametrize("name", ["data_card.md", "data_card.json"])
 @pytest.mark.parametrize("lies_in_the_folder", [True, False])
 def test_what_a_build_wrote_is_published_as_markdown(
