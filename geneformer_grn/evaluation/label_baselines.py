@@ -10,9 +10,9 @@ import numpy as np
 from scipy import sparse
 
 from geneformer_grn.evaluation.label_data import Baseline, LabelData, prediction_of, taught, training_shares
-from geneformer_grn.evaluation.label_features import principal_components, standardised, variable_genes
+from geneformer_grn.evaluation.label_features import expression_components, standardised, variable_genes
 from geneformer_grn.evaluation.linear_fits import fit_linear
-from geneformer_grn.evaluation.model_baselines import linear_probe, random_weights
+from geneformer_grn.evaluation.model_baselines import components_and_states, linear_probe, random_weights
 from geneformer_grn.evaluation.sequence_baselines import bilstm, cnn, denoising_autoencoder, mlp
 from geneformer_grn.training.supervision import Kind, Prediction, Split, Task
 
@@ -31,9 +31,7 @@ def majority(data: LabelData, task: Task, split: Split, *, seed: int, units: np.
 def hvg_pca_linear(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
     """Logistic regression or ridge on 50 components of 2,000 standardised variable genes: scanpy's way."""
     parts = taught(data, task, split)
-    genes = variable_genes(data.log, parts.seen)
-    scaled = standardised(data.log[:, genes].toarray(), parts.seen)
-    components = principal_components(scaled, parts.seen, seed=seed)
+    components = expression_components(data.log, parts.seen, seed=seed)
     return prediction_of(task, units, fit_linear(components, task, parts, seed=seed))
 
 
@@ -102,6 +100,12 @@ CELL_BASELINES: dict[str, Baseline] = {
     ),
     "linear_probe": Baseline(
         run=linear_probe, title="Linear probe on the frozen model", kinds=EVERY, needs_model=True
+    ),
+    "components_and_states": Baseline(
+        run=components_and_states,
+        title="Components and frozen states together",
+        kinds=EVERY,
+        needs_model=True,
     ),
     "random_weights": Baseline(
         run=random_weights, title="Same model from random weights", kinds=EVERY, needs_model=True

@@ -68,3 +68,9 @@ def principal_components(features: np.ndarray, seen: np.ndarray, *, n: int = 50,
     model = PCA(n_components=k, svd_solver="randomized" if k < 0.8 * len(seen) else "full", random_state=seed)
     first = float(np.sqrt(model.fit(features[seen]).explained_variance_[0]))
     return np.asarray(model.transform(features) / max(first, 1e-8), dtype=np.float32)
+
+
+def expression_components(log: sparse.csr_matrix, seen: np.ndarray, *, seed: int) -> np.ndarray:
+    """Return components of standardised variable genes, ``(n, k)``, all learnt from the cells `seen`."""
+    genes = variable_genes(log, seen)
+    return principal_components(standardised(log[:, genes].toarray(), seen), seen, seed=seed)

@@ -2,10 +2,12 @@
 
 A linear probe leaves the pretrained model as it is. ``random_weights`` fine-tunes a model of the same shape
 that has seen no cell, all of it, with the same settings as the model it stands beside. Together they say what
-pretraining bought.
+pretraining bought. ``components_and_states`` says what it adds to what expression alone tells.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,7 +20,7 @@ from geneformer_grn.evaluation.label_data import (
     taught,
     without_gaps,
 )
-from geneformer_grn.evaluation.label_features import centred, standardised
+from geneformer_grn.evaluation.label_features import centred, expression_components, standardised
 from geneformer_grn.evaluation.linear_fits import fit_linear
 from geneformer_grn.training.supervision import Prediction, Split, Task
 
@@ -37,11 +39,29 @@ def linear_probe(data: LabelData, task: Task, split: Split, *, seed: int, units:
             states = data.cell_embeddings(layer)
         else:
             states = data.gene_embeddings(layer)[task.gene_tokens]
-        known = parts.seen[~np.isnan(states[parts.seen]).any(axis=1)]
         for scale in (standardised, centred):
-            scaled = np.nan_to_num(scale(states, known if len(known) else parts.seen))
+            scaled = _scaled(states, parts.seen, scale)
             settings, predict = fit_linear(scaled, task, parts, seed=seed)
             candidates.append(({"encoder_layer": layer, "scaling": scale.__name__} | settings, predict))
+    return prediction_of(task, units, choose(task, parts.validation, candidates))
+
+
+def components_and_states(
+    data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray
+) -> Prediction:
+    """Logistic regression or ridge on components of expression and states of the model, side by side.
+
+    Components as of ``hvg_pca_logistic``, states as of ``linear_probe``, either in units of its largest
+    deviation; of the last layer or the one before. Ahead of both alone, states hold what components do not.
+    """
+    parts = taught(data, task, split)
+    components = expression_components(data.log, parts.seen, seed=seed)
+    candidates: list[Fitted] = []
+    for layer in LAYERS:
+        states = _scaled(data.cell_embeddings(layer), parts.seen, centred)
+        features = np.hstack([components, states])
+        settings, predict = fit_linear(features, task, parts, seed=seed)
+        candidates.append(({"encoder_layer": layer} | settings, predict))
     return prediction_of(task, units, choose(task, parts.validation, candidates))
 
 
@@ -62,3 +82,11 @@ def random_weights(data: LabelData, task: Task, split: Split, *, seed: int, unit
         scores = result.model.predict(data.ranked)[task.name][task.gene_tokens[units]]
     details: dict[str, object] = {"settings": {"mode": "full", "epoch": result.best_epoch}}
     return without_gaps(Prediction(task.name, units, scores, details), task, split)
+
+
+def _scaled(
+    states: np.ndarray, seen: np.ndarray, scale: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Return states scaled by those seen; a unit without a state has the mean of the others."""
+    known = seen[~np.isnan(states[seen]).any(axis=1)]
+    return np.nan_to_num(scale(states, known if len(known) else seen))

@@ -25,7 +25,10 @@ from geneformer_grn.evaluation.label_features import (
 )
 from geneformer_grn.training.supervision import MISSING, Prediction, Split, Task
 
-FAST = ("hvg_pca_logistic", "l1_logistic", "mlp", "denoising_autoencoder", "linear_probe")
+FAST = (
+    "hvg_pca_logistic", "l1_logistic", "mlp", "denoising_autoencoder", "linear_probe",
+    "components_and_states",
+)  # fmt: skip
 ON_TOKENS = ("cnn", "bilstm")
 SPLIT = Split(np.r_[0:24, 40:64], np.r_[24:30, 64:70], np.r_[30:40, 70:80], "as written")
 
@@ -111,7 +114,9 @@ def test_every_baseline_repeats_with_its_seed_and_the_majority_says_the_shares(d
     np.testing.assert_allclose(CELL_BASELINES["majority"](data, task, uneven, seed=0).scores[0], [0.75, 0.25])
 
 
-@pytest.mark.parametrize("name", ["hvg_pca_logistic", "l1_logistic", "mlp", "linear_probe", "majority"])
+@pytest.mark.parametrize(
+    "name", ["hvg_pca_logistic", "l1_logistic", "mlp", "linear_probe", "components_and_states", "majority"]
+)
 def test_odd_splits_are_stood(name, data, task) -> None:
     baseline = CELL_BASELINES[name]
     three = replace(task, classes=("A", "B", "C"))
@@ -128,7 +133,9 @@ def test_odd_splits_are_stood(name, data, task) -> None:
         baseline(data, replace(task, values=partly), replace(SPLIT, train=np.array([0])), seed=0)
 
 
-@pytest.mark.parametrize("name", ["ridge", "hvg_pca_ridge", "mlp", "linear_probe", "mean"])
+@pytest.mark.parametrize(
+    "name", ["ridge", "hvg_pca_ridge", "mlp", "linear_probe", "components_and_states", "mean"]
+)
 def test_values_are_learnt(name, data) -> None:
     ages = np.repeat([20.0, 60.0], 40) + np.random.default_rng(0).normal(0, 2, 80)
     ages[5] = np.nan
@@ -190,8 +197,9 @@ def test_variable_genes_are_variable_for_their_mean() -> None:
 
 
 def test_the_probe_needs_a_model_and_scvi_its_extra(data, task) -> None:
-    with pytest.raises(ValueError, match="this baseline needs a pretrained model"):
-        CELL_BASELINES["linear_probe"](replace(data, encoder=None, kept={}), task, SPLIT, seed=0)
+    for name in ("linear_probe", "components_and_states"):
+        with pytest.raises(ValueError, match="this baseline needs a pretrained model"):
+            CELL_BASELINES[name](replace(data, encoder=None, kept={}), task, SPLIT, seed=0)
     with pytest.raises(ValueError, match="serves regression, and task 'type' is of kind classification"):
         CELL_BASELINES["ridge"](data, task, SPLIT, seed=0)
     try:
@@ -316,3 +324,28 @@ def test_centring_keeps_what_varies_much_large_and_learns_from_the_seen_units_al
 def test_the_linear_probe_says_which_scaling_it_chose(data, task) -> None:
     settings = CELL_BASELINES["linear_probe"](data, task, SPLIT, seed=0).details["settings"]
     assert settings["scaling"] in {"standardised", "centred"}
+
+
+def test_components_and_states_together_hear_both(data, task) -> None:
+    """One class differs in expression, another only in the states: neither alone tells all three."""
+    labels = task.values.copy()
+    labels[1::2][labels[1::2] == 1] = 2  # of group B every second cell
+    three = replace(task, values=labels, classes=("A", "B", "C"))
+    states = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
+    states[labels == 2, 0] += 9.0
+    known = replace(data, kept={f"cells {layer}": states for layer in (-1, 0)})
+    right = {
+        name: float(
+            (
+                CELL_BASELINES[name](known, three, SPLIT, seed=0).scores.argmax(axis=1) == labels[SPLIT.test]
+            ).mean()
+        )
+        for name in ("hvg_pca_logistic", "linear_probe", "components_and_states")
+    }
+    assert right["components_and_states"] >= 0.9 > max(right["hvg_pca_logistic"], right["linear_probe"])
+    empty = states.copy()
+    empty[[0, 30]] = np.nan  # no gene of the vocabulary
+    found = CELL_BASELINES["components_and_states"](
+        replace(known, kept=dict.fromkeys(known.kept, empty)), three, SPLIT, seed=0
+    )
+    assert np.isfinite(found.scores).all()
