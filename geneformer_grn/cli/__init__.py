@@ -9,7 +9,10 @@ import contextlib
 import errno
 import json
 import logging
+import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from importlib import import_module
@@ -70,8 +73,8 @@ def verb(
     """Run the body of a verb: set up logging and threads, and print the summary it fills in.
 
     The dictionary yielded is the summary; with ``--json`` it is the last line of standard output. Interrupted
-    from the keyboard, the verb exits 130 and says so (typer would exit in silence), and of a `resumable` or
-    a `repeatable` one also how to go on.
+    from the keyboard or by SIGTERM, as schedulers do, the verb exits 130 and says so (typer would exit in
+    silence), leaves nothing half-written, and of a `resumable` or a `repeatable` one says how to go on.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("geneformer_grn").setLevel(logging.WARNING if quiet else logging.INFO)
@@ -81,7 +84,8 @@ def verb(
         torch.set_num_threads(threads)
     summary: dict[str, Any] = {}
     try:
-        yield summary
+        with _terminated_as_interrupted():
+            yield summary
     except KeyboardInterrupt:
         way_on = "; the same command with --resume goes on" if resumable else ""
         way_on = "; the same command goes on" if repeatable else way_on
@@ -91,6 +95,28 @@ def verb(
         from geneformer_grn._runtime import plain_json
 
         typer.echo(json.dumps(plain_json(summary), allow_nan=False))
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM unwind the verb as Ctrl-C does; a process forked by it ends as it always would."""
+    owner = os.getpid()
+
+    def interrupt(number: int, _frame: Any) -> None:
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # whoever started it handles signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_input_error(error: BaseException) -> bool:
