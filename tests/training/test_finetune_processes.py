@@ -19,7 +19,10 @@ from geneformer_grn.training.supervision import MISSING, Split, Task
 pytestmark = pytest.mark.distributed
 
 
-def test_two_processes_do_what_one_does(repository, tiny_adata, tiny_vocabulary, tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize("heads", ["steps", "fitted"])
+def test_two_processes_do_what_one_does(
+    repository, tiny_adata, tiny_vocabulary, tiny_checkpoint, tmp_path, heads
+):
     """With dropout, tasks of which batches lack labels, and a number of batches that is odd."""
     ranked = rank_cells(read_counts(tiny_adata, tiny_vocabulary), tiny_vocabulary)
     group = np.repeat([0, 1], 40)
@@ -38,11 +41,12 @@ def test_two_processes_do_what_one_does(repository, tiny_adata, tiny_vocabulary,
     optim = {
         "epochs": 3, "min_steps": 0, "token_budget": 300, "task_weighting": "uncertainty", "patience": None,
     }  # fmt: skip
+    model = {"mode": "top", "top_layers": 1, "heads": heads}
     program = str(repository / "tests" / "training" / "finetune_here.py")
     environment = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     for name, world, start in (("one", 1, [sys.executable]), ("two", 2, launcher)):
-        settings = {"optim": optim | {"accumulation": 2 // world}, "model": {"mode": "top", "top_layers": 1}}
+        settings = {"optim": optim | {"accumulation": 2 // world}, "model": model}
         given = tmp_path / f"{name}.pickle"
         given.write_bytes(pickle.dumps((tiny_checkpoint, ranked, tasks, splits, settings)))
         (tmp_path / name).mkdir()
