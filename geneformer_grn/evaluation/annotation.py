@@ -15,7 +15,7 @@ import numpy as np
 from geneformer_grn._runtime import logger, progress
 from geneformer_grn.evaluation.calibration import fit_temperature, with_temperature
 from geneformer_grn.evaluation.label_data import LabelData, Predict, Taught, taught
-from geneformer_grn.evaluation.label_features import standardised, variable_genes
+from geneformer_grn.evaluation.label_features import centred, expression_components
 from geneformer_grn.evaluation.label_measures import classification_measures
 from geneformer_grn.evaluation.linear_fits import fit_linear
 from geneformer_grn.evaluation.novelty import Looks, fit_novelty, neighbour_distances, usual_distances
@@ -23,7 +23,6 @@ from geneformer_grn.training.splits import SplitRule, make_splits
 from geneformer_grn.training.supervision import Split, Task
 
 Features = Literal["expression", "model", "both"]
-_BLOCK = 20_000
 # Of 10, 20 and 50 components, the first 10 told classes that were left out best (untreated PBMC of 8 donors,
 # mean AUROC 0.75, 0.73, 0.68): the later ones add distance between cells of one kind.
 _NEAR_COMPONENTS = 10
@@ -166,36 +165,14 @@ def _features(
     data: LabelData, parts: Taught, wanted: tuple[Features, ...], settings: AnnotationSettings
 ) -> dict[str, np.ndarray]:
     """Return ``(n, f)`` features by name, scaled by the training cells."""
-    known = {"expression": expression_components(data, parts.seen, settings)}
+    known = {
+        "expression": expression_components(data.log, parts.seen, n=settings.n_components, seed=settings.seed)
+    }
     if {"model", "both"} & set(wanted):
-        states = standardised(data.cell_embeddings(-1), parts.seen)
-        known["model"] = states / np.sqrt(states.shape[1])
+        known["model"] = centred(data.cell_embeddings(0), parts.seen)
     if "both" in wanted:
         known["both"] = np.concatenate([known["expression"], known["model"]], axis=1)
     return known
-
-
-def expression_components(data: LabelData, seen: np.ndarray, settings: AnnotationSettings) -> np.ndarray:
-    """Return ``(n, k)`` float32 principal components of variable genes, learnt from the cells `seen`.
-
-    The first has variance 1. Cells are densified a block at a time.
-    """
-    from sklearn.decomposition import PCA
-
-    genes = variable_genes(data.log, seen)
-    known = data.log[seen][:, genes].toarray().astype(np.float64)
-    mean, sd = known.mean(axis=0), known.std(axis=0)
-    scale = np.where(sd > 1e-8, 1 / np.maximum(sd, 1e-8), 0.0)
-    k = max(min(settings.n_components, len(seen) - 1, len(genes)), 1)
-    scaled = np.clip((known - mean) * scale, -10, 10)
-    solver = "randomized" if k < 0.8 * min(scaled.shape) else "full"
-    model = PCA(n_components=k, svd_solver=solver, random_state=settings.seed).fit(scaled)
-    first = max(float(np.sqrt(model.explained_variance_[0])), 1e-8)
-    parts = []
-    for start in range(0, data.log.shape[0], _BLOCK):
-        block = data.log[start : start + _BLOCK][:, genes].toarray()
-        parts.append(model.transform(np.clip((block - mean) * scale, -10, 10)) / first)
-    return np.concatenate(parts).astype(np.float32)
 
 
 def _fold(

@@ -229,15 +229,9 @@ def score_integration(
 
 def variable_components(log: sparse.csr_matrix, *, n: int = 50, seed: int = 0) -> np.ndarray:
     """Return ``(n, k)`` components of the 2,000 most variable genes of log-normalised cells, standardised."""
-    from geneformer_grn.evaluation.label_features import (
-        principal_components,
-        standardised,
-        variable_genes,
-    )
+    from geneformer_grn.evaluation.label_features import expression_components
 
-    every = np.arange(log.shape[0])
-    features = standardised(log[:, variable_genes(log, every)].toarray(), every)
-    return principal_components(features, every, n=n, seed=seed)
+    return expression_components(log, np.arange(log.shape[0]), n=n, seed=seed)
 
 
 def harmonised(embedding: np.ndarray, batches: np.ndarray, *, seed: int = 0) -> np.ndarray:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import sparse
 
 N_VARIABLE = 2000
+_BLOCK = 20_000  # cells
+_FARTHEST = 10.0  # deviations
 
 
 def variable_genes(log: sparse.csr_matrix, seen: np.ndarray, *, n: int = N_VARIABLE) -> np.ndarray:
@@ -35,16 +39,13 @@ def variable_genes(log: sparse.csr_matrix, seen: np.ndarray, *, n: int = N_VARIA
     return np.sort(detected[np.argsort(-score, kind="stable")[:n]])
 
 
-def standardised(features: np.ndarray, seen: np.ndarray, *, clip: float = 10.0) -> np.ndarray:
+def standardised(features: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Return features less their mean over the units `seen`, over their deviation there; ``(n, f)`` float32.
 
     A constant feature is 0 everywhere, so that what never varied in training cannot speak later. Values are
     clipped, since a gene detected in one training cell has a deviation next to nothing.
     """
-    known = features[seen].astype(np.float64)
-    mean, sd = known.mean(axis=0), known.std(axis=0)
-    scale = np.where(sd > 1e-8, 1 / np.maximum(sd, 1e-8), 0.0)
-    return np.clip((features - mean) * scale, -clip, clip).astype(np.float32)
+    return _scaling(features[seen])(features)
 
 
 def centred(features: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -60,17 +61,49 @@ def centred(features: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 def principal_components(features: np.ndarray, seen: np.ndarray, *, n: int = 50, seed: int) -> np.ndarray:
     """Return ``(n_units, k)`` float32 scores on components of the units `seen`, the first of variance 1."""
+    return _projection(features[seen], n=n, seed=seed)(features)
+
+
+def expression_components(log: sparse.csr_matrix, seen: np.ndarray, *, n: int = 50, seed: int) -> np.ndarray:
+    """Return `principal_components` of standardised variable genes, all learnt from the cells `seen`.
+
+    Parameters
+    ----------
+    log
+        ``(n_cells, g)`` log-normalised counts; densified a block of cells at a time.
+    seen
+        int64 cells.
+    n
+        Components at most.
+    seed
+        Of the solver.
+    """
+    genes = variable_genes(log, seen)
+    known = log[seen][:, genes].toarray()
+    scale = _scaling(known)
+    project = _projection(scale(known), n=n, seed=seed)
+    starts = range(0, log.shape[0], _BLOCK)
+    return np.concatenate([
+        project(scale(log[start : start + _BLOCK][:, genes].toarray())) for start in starts
+    ])  # fmt: skip
+
+
+def _scaling(known: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what takes units to the mean and deviations of those known."""
+    known = known.astype(np.float64)
+    mean, sd = known.mean(axis=0), known.std(axis=0)
+    factor = np.where(sd > 1e-8, 1 / np.maximum(sd, 1e-8), 0.0)
+    return lambda features: np.clip((features - mean) * factor, -_FARTHEST, _FARTHEST).astype(np.float32)
+
+
+def _projection(known: np.ndarray, *, n: int, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what takes units to the components of those known."""
     from sklearn.decomposition import PCA
 
-    k = min(n, len(seen) - 1, features.shape[1])
+    k = min(n, len(known) - 1, known.shape[1])
     if k < 1:
-        return np.zeros((len(features), 1), dtype=np.float32)
-    model = PCA(n_components=k, svd_solver="randomized" if k < 0.8 * len(seen) else "full", random_state=seed)
-    first = float(np.sqrt(model.fit(features[seen]).explained_variance_[0]))
-    return np.asarray(model.transform(features) / max(first, 1e-8), dtype=np.float32)
-
-
-def expression_components(log: sparse.csr_matrix, seen: np.ndarray, *, seed: int) -> np.ndarray:
-    """Return components of standardised variable genes, ``(n, k)``, all learnt from the cells `seen`."""
-    genes = variable_genes(log, seen)
-    return principal_components(standardised(log[:, genes].toarray(), seen), seen, seed=seed)
+        return lambda features: np.zeros((len(features), 1), dtype=np.float32)
+    solver = "randomized" if k < 0.8 * len(known) else "full"
+    model = PCA(n_components=k, svd_solver=solver, random_state=seed).fit(known)
+    first = max(float(np.sqrt(model.explained_variance_[0])), 1e-8)
+    return lambda features: np.asarray(model.transform(features) / first, dtype=np.float32)

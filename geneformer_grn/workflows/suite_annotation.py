@@ -57,7 +57,7 @@ def few_shot_predictions(
     """Return method -> donor -> draw -> (true classes, ``(m, n_classes)`` probabilities) of its cells."""
     from geneformer_grn.cells.counts import log_normalised
     from geneformer_grn.evaluation.label_data import Taught
-    from geneformer_grn.evaluation.label_features import standardised
+    from geneformer_grn.evaluation.label_features import centred, expression_components
     from geneformer_grn.evaluation.linear_fits import fit_linear
     from geneformer_grn.training.supervision import Task
 
@@ -68,8 +68,8 @@ def few_shot_predictions(
     found: dict[str, list[Any]] = {name: [] for name in (MODEL, UNTRAINED, "pca_logistic", "l1_logistic")}
     for number, donor in enumerate(np.unique(donors)):
         test, others = np.flatnonzero(donors == donor), np.flatnonzero(donors != donor)
-        features = {name: _scaled(standardised(each, others)) for name, each in frozen.items()}
-        features["pca_logistic"] = _components(log, others, seed=bench.seed)
+        features = {name: centred(each, others) for name, each in frozen.items()}
+        features["pca_logistic"] = expression_components(log, others, seed=bench.seed)
         sparse_log = _over_deviation(log, others)
         draws: dict[str, list[Any]] = {name: [] for name in found}
         for draw in range(N_DRAWS):
@@ -89,22 +89,6 @@ def _few(values: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> np.
     order = rng.permutation(units)
     parts = [order[values[order] == label][:LABELS_A_CLASS] for label in np.unique(values[units])]
     return np.sort(np.concatenate(parts))
-
-
-def _scaled(features: np.ndarray) -> np.ndarray:
-    """Return features whose squares add up to about 1, so that the usual penalty is a fair one."""
-    return np.asarray(features / np.sqrt(features.shape[1]))
-
-
-def _components(log: Any, seen: np.ndarray, *, seed: int) -> np.ndarray:
-    from geneformer_grn.evaluation.label_features import (
-        principal_components,
-        standardised,
-        variable_genes,
-    )
-
-    scaled = standardised(log[:, variable_genes(log, seen)].toarray(), seen)
-    return principal_components(scaled, seen, seed=seed)
 
 
 def _over_deviation(log: Any, seen: np.ndarray) -> Any:

@@ -145,16 +145,10 @@ def components(reference: CellCounts, query: CellCounts, *, seed: int) -> tuple[
     from scipy import sparse
 
     from geneformer_grn.cells.counts import log_normalised
-    from geneformer_grn.evaluation.label_features import (
-        principal_components,
-        standardised,
-        variable_genes,
-    )
+    from geneformer_grn.evaluation.label_features import expression_components
 
     log = sparse.vstack([log_normalised(reference), log_normalised(query)], format="csr")
-    seen = np.arange(len(reference))
-    scaled = standardised(log[:, variable_genes(log, seen)].toarray(), seen)
-    placed = principal_components(scaled, seen, seed=seed)
+    placed = expression_components(log, np.arange(len(reference)), seed=seed)
     return placed[: len(reference)], placed[len(reference) :]
 
 

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from geneformer_grn.cells.counts import read_counts
 from geneformer_grn.cells.ranking import RankedCells, rank_cells
+from geneformer_grn.evaluation import label_features
 from geneformer_grn.evaluation.gene_baselines import (
     GENE_BASELINES,
     coexpression_features,
@@ -19,6 +20,7 @@ from geneformer_grn.evaluation.label_baselines import CELL_BASELINES
 from geneformer_grn.evaluation.label_data import LabelData, choose, validation_score, without_gaps
 from geneformer_grn.evaluation.label_features import (
     centred,
+    expression_components,
     principal_components,
     standardised,
     variable_genes,
@@ -349,3 +351,18 @@ def test_components_and_states_together_hear_both(data, task) -> None:
         replace(known, kept=dict.fromkeys(known.kept, empty)), three, SPLIT, seed=0
     )
     assert np.isfinite(found.scores).all()
+
+
+def test_components_of_expression_are_the_same_in_blocks_and_learn_from_the_seen_alone(
+    data, monkeypatch
+) -> None:
+    seen = np.arange(50)
+    whole = expression_components(data.log, seen, n=5, seed=0)
+    genes = variable_genes(data.log, seen)
+    by_hand = principal_components(standardised(data.log[:, genes].toarray(), seen), seen, n=5, seed=0)
+    np.testing.assert_allclose(whole, by_hand, atol=1e-5)
+    monkeypatch.setattr(label_features, "_BLOCK", 7)
+    np.testing.assert_allclose(expression_components(data.log, seen, n=5, seed=0), whole, atol=1e-5)
+    doubled = data.log.copy()
+    doubled[60:] *= 2
+    np.testing.assert_allclose(expression_components(doubled, seen, n=5, seed=0)[:60], whole[:60], atol=1e-5)
