@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -262,7 +263,9 @@ def test_a_rare_class_and_empty_cells_are_no_obstacle(tiny_encoder, ranked, spli
         ranked.n_counts,
     )
     task = Task("kind", "cell", "classification", values, ("common", "rare", "never"))
-    for chosen in (settings(class_weights="balanced"), settings(loss="focal"), settings(sampling="balanced")):
+    changes = ({"class_weights": "balanced"}, {"loss": "focal"}, {"sampling": "balanced"})
+    for mode, change in itertools.product(("full", "frozen"), changes):
+        chosen = settings(mode, **change)
         result = finetune(tiny_encoder, empty, [task], splits, chosen)
         found = result.model.predict(empty)["kind"]
         assert np.isnan(found[79]).all()
