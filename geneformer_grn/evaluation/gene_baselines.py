@@ -10,10 +10,18 @@ from __future__ import annotations
 import numpy as np
 
 from geneformer_grn.evaluation.label_baselines import CLASSES, EVERY, VALUES, majority
-from geneformer_grn.evaluation.label_data import Baseline, LabelData, prediction_of, taught
+from geneformer_grn.evaluation.label_data import (
+    LAYERS,
+    Baseline,
+    Fitted,
+    LabelData,
+    choose,
+    prediction_of,
+    taught,
+)
 from geneformer_grn.evaluation.label_features import standardised
 from geneformer_grn.evaluation.linear_fits import fit_linear
-from geneformer_grn.evaluation.model_baselines import linear_probe, random_weights
+from geneformer_grn.evaluation.model_baselines import linear_probe, random_weights, scaled_states
 from geneformer_grn.training.supervision import Prediction, Split, Task
 
 N_COMPONENTS = 50
@@ -43,10 +51,31 @@ def expression_and_coexpression_linear(
 ) -> Prediction:
     """Logistic regression or ridge on both together."""
     parts = taught(data, task, split)
+    features = _from_counts(data, task, split, seed=seed)
+    return prediction_of(task, units, fit_linear(features, task, parts, seed=seed))
+
+
+def expression_and_states(
+    data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray
+) -> Prediction:
+    """Logistic regression or ridge on both and on the model's gene states, side by side.
+
+    States as of ``linear_probe``, means over the cells; of the last layer or the one before. Ahead of both
+    alone, states hold what counts do not tell in this way.
+    """
+    parts = taught(data, task, split)
+    counted = _from_counts(data, task, split, seed=seed)
+    candidates: list[Fitted] = []
+    for layer in LAYERS:
+        states = scaled_states(data.gene_embeddings(layer)[task.gene_tokens], parts.seen, standardised)
+        settings, predict = fit_linear(np.hstack([counted, states]), task, parts, seed=seed)
+        candidates.append(({"encoder_layer": layer} | settings, predict))
+    return prediction_of(task, units, choose(task, parts.validation, candidates))
+
+
+def _from_counts(data: LabelData, task: Task, split: Split, *, seed: int) -> np.ndarray:
     both = [expression_features(data, task), coexpression_features(data, task, split, seed=seed)]
-    return prediction_of(
-        task, units, fit_linear(standardised(np.hstack(both), parts.seen), task, parts, seed=seed)
-    )
+    return standardised(np.hstack(both), taught(data, task, split).seen)
 
 
 def expression_features(data: LabelData, task: Task) -> np.ndarray:
@@ -130,6 +159,12 @@ GENE_BASELINES: dict[str, Baseline] = {
     ),
     "linear_probe": Baseline(
         run=linear_probe, title="Linear probe on the frozen model", kinds=EVERY, needs_model=True
+    ),
+    "expression_and_states": Baseline(
+        run=expression_and_states,
+        title="Expression, co-expression and frozen states together",
+        kinds=EVERY,
+        needs_model=True,
     ),
     "random_weights": Baseline(
         run=random_weights, title="Same model from random weights", kinds=EVERY, needs_model=True

@@ -40,7 +40,7 @@ def linear_probe(data: LabelData, task: Task, split: Split, *, seed: int, units:
         else:
             states = data.gene_embeddings(layer)[task.gene_tokens]
         for scale in (standardised, centred):
-            scaled = _scaled(states, parts.seen, scale)
+            scaled = scaled_states(states, parts.seen, scale)
             settings, predict = fit_linear(scaled, task, parts, seed=seed)
             candidates.append(({"encoder_layer": layer, "scaling": scale.__name__} | settings, predict))
     return prediction_of(task, units, choose(task, parts.validation, candidates))
@@ -58,7 +58,7 @@ def components_and_states(
     components = expression_components(data.log, parts.seen, seed=seed)
     candidates: list[Fitted] = []
     for layer in LAYERS:
-        states = _scaled(data.cell_embeddings(layer), parts.seen, centred)
+        states = scaled_states(data.cell_embeddings(layer), parts.seen, centred)
         features = np.hstack([components, states])
         settings, predict = fit_linear(features, task, parts, seed=seed)
         candidates.append(({"encoder_layer": layer} | settings, predict))
@@ -84,7 +84,7 @@ def random_weights(data: LabelData, task: Task, split: Split, *, seed: int, unit
     return without_gaps(Prediction(task.name, units, scores, details), task, split)
 
 
-def _scaled(
+def scaled_states(
     states: np.ndarray, seen: np.ndarray, scale: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """Return states scaled by those seen; a unit without a state has the mean of the others."""

@@ -4,7 +4,7 @@ With the encoder as it is, a linear head is logistic regression (ridge, ordered 
 for each penalty, and small steps that are stopped early only come near to one of them. In mode ``frozen`` the
 fitted head is the result; where layers learn too, training begins with it and changes what it reads by
 less (Kumar et al. 2022, arXiv:2202.10054). Heads are fitted one by one: with nothing else to learn, tasks do
-not touch each other.
+not touch each other. A gene counts once, by its mean over the cells, however many cells hold it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from geneformer_grn.model.heads import TaskHead
 from geneformer_grn.training.finetune_batches import PooledStates
 from geneformer_grn.training.finetune_data import Lessons
+from geneformer_grn.training.finetune_lessons import class_weights
 from geneformer_grn.training.finetune_loss import unit_losses
 from geneformer_grn.training.finetune_settings import FinetuneOptim
 
@@ -87,19 +88,15 @@ def fit_heads(
     ValueError
         A loss is not finite.
     """
-    given = states.material(lessons.cells)
-    pooled = cast("list[Tensor]", given.pooled)
     found = []
     for number, (module, lesson) in enumerate(zip(heads, lessons.lessons, strict=True)):
         head = cast("TaskHead", module)
-        targets, weights = (one.cpu() for one in given.asked[number])
-        if settings.sampling == "balanced" and lesson.spec.level == "cell":
-            weights = weights * torch.from_numpy(lessons.copies()[lessons.cells]).to(weights)
-        asked = weights > 0
-        rows = _Rows(
-            pooled[number].cpu()[asked].double(), targets[asked], weights[asked].double(),
-            len(lesson.units),
-        )  # fmt: skip
+        is_gene = lesson.spec.level == "gene"
+        rows = (
+            _genes(number, lessons, states, settings)
+            if is_gene
+            else _cells(number, lessons, states, settings)
+        )
         judged = []
         for fitted in _fits(head, rows, settings):
             head.load_state_dict(fitted.weights)
@@ -117,7 +114,40 @@ class _Rows:
     states: Tensor
     targets: Tensor
     weights: Tensor
-    n_units: int
+
+
+def _cells(number: int, lessons: Lessons, states: PooledStates, settings: FinetuneOptim) -> _Rows:
+    """Return a row for every cell that is asked something."""
+    lesson, cells = lessons.lessons[number], lessons.cells
+    weights = lesson.weights[cells].double()
+    if settings.sampling == "balanced":
+        weights *= torch.from_numpy(lessons.copies()[cells])
+    asked = weights > 0
+    rows = torch.from_numpy(states.place[cells])[asked]
+    read = states.states[number][rows.to(states.states[number].device)]
+    return _Rows(read.cpu().double(), lesson.targets[cells][asked], weights[asked])
+
+
+def _genes(number: int, lessons: Lessons, states: PooledStates, settings: FinetuneOptim) -> _Rows:
+    """Return a row for every gene that is asked: its mean state over the training cells that hold it."""
+    lesson = lessons.lessons[number]
+    rows = states.gene_rows(number, lessons.cells)
+    tokens = states.tokens[number][rows]
+    asked = lesson.weights.numpy()[tokens] > 0
+    genes, place = np.unique(tokens[asked], return_inverse=True)
+    read = (
+        states.states[number][torch.from_numpy(rows[asked]).to(states.states[number].device)].cpu().double()
+    )
+    sums = torch.zeros((len(genes), read.shape[1]), dtype=torch.float64)
+    sums.index_add_(0, torch.from_numpy(place), read)
+    present = np.zeros(len(lesson.weights))
+    present[genes] = 1.0
+    weights = class_weights(lesson.task, lesson.targets.numpy(), present, settings)[genes]
+    return _Rows(
+        sums / torch.from_numpy(np.bincount(place))[:, None],
+        lesson.targets[genes],
+        torch.from_numpy(weights).double(),
+    )
 
 
 def _fits(head: TaskHead, rows: _Rows, settings: FinetuneOptim) -> Iterator[FittedHead]:
@@ -156,7 +186,7 @@ def _descend(head: TaskHead, rows: _Rows, settings: FinetuneOptim, *, c: float) 
 
     def objective() -> Tensor:
         optimizer.zero_grad()
-        penalised = mean_loss() + head.classifier.weight.square().sum() / (2.0 * c * rows.n_units)
+        penalised = mean_loss() + head.classifier.weight.square().sum() / (2.0 * c * len(rows.states))
         penalised.backward()
         return penalised
 

@@ -102,7 +102,7 @@ def _cell_lesson(task: Task, allowed: np.ndarray, settings: FinetuneSettings) ->
             f"no training cell with a label of task {task.name!r} holds a gene of the vocabulary"
         )
     targets, mean, deviation = _targets(task, units)
-    weights = asked * _class_weights(task, task.values, asked.astype(float), settings.optim)
+    weights = asked * class_weights(task, task.values, asked.astype(float), settings.optim)
     return Lesson(
         task, spec, torch.from_numpy(targets), torch.from_numpy(weights.astype(np.float32)), weights, units,
         mean, deviation,
@@ -132,7 +132,7 @@ def _gene_lesson(
     asked[genes[units]] = 1.0
     values = np.zeros(n_tokens, dtype=task.values.dtype)
     values[genes[units]] = task.values[units]
-    weights = asked * _class_weights(task, values, asked * counts, settings.optim)
+    weights = asked * class_weights(task, values, asked * counts, settings.optim)
     per_cell = np.bincount(cell_of, weights[tokens], minlength=len(allowed)) * allowed
     return Lesson(
         task, head_spec(task, settings.model.pooling), torch.from_numpy(targets),
@@ -149,7 +149,7 @@ def _targets(task: Task, units: np.ndarray) -> tuple[np.ndarray, float, float]:
     return standard.astype(np.float32), mean, deviation
 
 
-def _class_weights(task: Task, values: np.ndarray, counts: np.ndarray, settings: FinetuneOptim) -> np.ndarray:
+def class_weights(task: Task, values: np.ndarray, counts: np.ndarray, settings: FinetuneOptim) -> np.ndarray:
     """Return a weight by unit, so that classes weigh equally; `counts` says how often a unit is asked."""
     if settings.class_weights == "none" or task.kind == "regression":
         return np.ones(len(values))

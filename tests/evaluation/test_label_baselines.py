@@ -237,6 +237,7 @@ def test_genes_are_told_apart_by_co_expression(data, genes) -> None:
         "expression_coexpression_logistic",
         "expression_logistic",
         "linear_probe",
+        "expression_and_states",
     ):
         found = GENE_BASELINES[name](data, task, split, seed=0)
         np.testing.assert_allclose(found.scores.sum(axis=1), 1)
@@ -306,6 +307,20 @@ def test_two_thousandths_of_a_score_choose_nothing_and_the_log_loss_does(task) -
     assert choose(task, validation, candidates)[0] == {"is": "bold"}
     assert choose(task, validation, [candidates[0], candidates[0]])[0] == {"is": "shy"}
     assert choose(task, validation[:0], candidates)[0] == {"is": "shy"}, "nothing to choose by: the first"
+
+
+def test_genes_with_counts_and_states_together_hear_the_states(data, genes) -> None:
+    task, split = genes
+    shuffled = np.random.default_rng(5).permutation(task.values)  # counts do not tell these
+    states = np.random.default_rng(0).normal(size=(int(task.gene_tokens.max()) + 1, 6)).astype(np.float32)
+    states[task.gene_tokens, 0] += 20.0 * shuffled
+    known = replace(data, kept={f"genes {layer}": states for layer in (-1, 0)})
+    found = {
+        name: GENE_BASELINES[name](known, replace(task, values=shuffled), split, seed=0).scores.argmax(axis=1)
+        for name in ("expression_and_states", "expression_coexpression_logistic")
+    }
+    right = {name: float((called == shuffled[split.test]).mean()) for name, called in found.items()}
+    assert right["expression_and_states"] >= 0.8 > right["expression_coexpression_logistic"]
 
 
 def test_centring_keeps_what_varies_much_large_and_learns_from_the_seen_units_alone() -> None:
