@@ -15,7 +15,7 @@ import numpy as np
 from geneformer_grn._runtime import logger, progress
 from geneformer_grn.evaluation.calibration import fit_temperature, with_temperature
 from geneformer_grn.evaluation.label_data import LabelData, Predict, Taught, taught
-from geneformer_grn.evaluation.label_features import centred, expression_components
+from geneformer_grn.evaluation.label_features import centred, expression_components, scaled_states
 from geneformer_grn.evaluation.label_measures import classification_measures
 from geneformer_grn.evaluation.linear_fits import fit_linear
 from geneformer_grn.evaluation.novelty import Looks, fit_novelty, neighbour_distances, usual_distances
@@ -169,7 +169,7 @@ def _features(
         "expression": expression_components(data.log, parts.seen, n=settings.n_components, seed=settings.seed)
     }
     if {"model", "both"} & set(wanted):
-        known["model"] = centred(data.cell_embeddings(0), parts.seen)
+        known["model"] = scaled_states(data.cell_embeddings(0), parts.seen, centred)
     if "both" in wanted:
         known["both"] = np.concatenate([known["expression"], known["model"]], axis=1)
     return known

@@ -19,9 +19,9 @@ from geneformer_grn.evaluation.label_data import (
     prediction_of,
     taught,
 )
-from geneformer_grn.evaluation.label_features import standardised
+from geneformer_grn.evaluation.label_features import scaled_states, standardised
 from geneformer_grn.evaluation.linear_fits import fit_linear
-from geneformer_grn.evaluation.model_baselines import linear_probe, random_weights, scaled_states
+from geneformer_grn.evaluation.model_baselines import linear_probe, random_weights
 from geneformer_grn.training.supervision import Prediction, Split, Task
 
 N_COMPONENTS = 50

@@ -59,13 +59,18 @@ def centred(features: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return np.asarray((features - known.mean(axis=0)) / max(scale, 1e-8), dtype=np.float32)
 
 
-def principal_components(features: np.ndarray, seen: np.ndarray, *, n: int = 50, seed: int) -> np.ndarray:
-    """Return ``(n_units, k)`` float32 scores on components of the units `seen`, the first of variance 1."""
-    return _projection(features[seen], n=n, seed=seed)(features)
+def scaled_states(
+    states: np.ndarray, seen: np.ndarray, scale: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Return states scaled by those seen; a unit without a state has the mean of the others."""
+    known = seen[~np.isnan(states[seen]).any(axis=1)]
+    return np.nan_to_num(scale(states, known if len(known) else seen))
 
 
 def expression_components(log: sparse.csr_matrix, seen: np.ndarray, *, n: int = 50, seed: int) -> np.ndarray:
-    """Return `principal_components` of standardised variable genes, all learnt from the cells `seen`.
+    """Return components of standardised variable genes, ``(n_cells, k)`` float32, the first of variance 1.
+
+    Genes, scales and components are all learnt from the cells `seen`.
 
     Parameters
     ----------

@@ -7,8 +7,6 @@ pretraining bought. ``components_and_states`` says what it adds to what expressi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from geneformer_grn.evaluation.label_data import (
@@ -20,7 +18,12 @@ from geneformer_grn.evaluation.label_data import (
     taught,
     without_gaps,
 )
-from geneformer_grn.evaluation.label_features import centred, expression_components, standardised
+from geneformer_grn.evaluation.label_features import (
+    centred,
+    expression_components,
+    scaled_states,
+    standardised,
+)
 from geneformer_grn.evaluation.linear_fits import fit_linear
 from geneformer_grn.training.supervision import Prediction, Split, Task
 
@@ -66,7 +69,11 @@ def components_and_states(
 
 
 def random_weights(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
-    """Fine-tune a model of the same shape from random weights, all layers, with the settings of the model."""
+    """Fine-tune a model of the same shape from random weights, all layers, with the settings of the model.
+
+    Rates that spare pretrained weights may be too low for random ones: where the difference matters, run it
+    with rates of its own, too.
+    """
     from geneformer_grn.model.untrained import untrained_twin
     from geneformer_grn.training.finetune import finetune
     from geneformer_grn.training.finetune_settings import FinetuneSettings
@@ -82,11 +89,3 @@ def random_weights(data: LabelData, task: Task, split: Split, *, seed: int, unit
         scores = result.model.predict(data.ranked)[task.name][task.gene_tokens[units]]
     details: dict[str, object] = {"settings": {"mode": "full", "epoch": result.best_epoch}}
     return without_gaps(Prediction(task.name, units, scores, details), task, split)
-
-
-def scaled_states(
-    states: np.ndarray, seen: np.ndarray, scale: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Return states scaled by those seen; a unit without a state has the mean of the others."""
-    known = seen[~np.isnan(states[seen]).any(axis=1)]
-    return np.nan_to_num(scale(states, known if len(known) else seen))

@@ -39,9 +39,10 @@ class FinetuneResult:
         The best model, in eval mode; regressions in the unit of their values.
     history
         A row for each validation: ``epoch``, ``step``, ``cells`` (seen in that epoch), ``loss`` (training),
-        ``lr``, ``score``, ``validation_loss``, and both by task.
+        ``lr``, ``score``, ``validation_loss``, and both by task. Row 0 is of fitted heads, where they are,
+        with ``C`` and ``scale`` of each task.
     best_epoch
-        Which epoch the model is of, counted from 1.
+        Which epoch the model is of, counted from 1; 0: fitted heads on the encoder as it was.
     fingerprint_before, fingerprint_after
         sha256 of the encoder's weights when training began and as returned.
     n_train_units
@@ -143,7 +144,8 @@ def finetune(
     train(run, folder, facts)
     model = _best_model(run)
     after = encoder_fingerprint(model.encoder.model)
-    logger.info("encoder %s after; best epoch %d", after[:12], run.progress.best_epoch)
+    best = run.progress.best_epoch
+    logger.info("encoder %s after; %s", after[:12], f"best epoch {best}" if best else "heads as fitted")
     return FinetuneResult(
         model=model,
         history=run.progress.history,

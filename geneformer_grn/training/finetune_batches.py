@@ -57,7 +57,7 @@ def material(
 
 @dataclass(frozen=True, eq=False)
 class PooledStates:
-    """What the heads read of some cells, computed once with a frozen encoder.
+    """What the heads read of some cells, computed once with the encoder as it is.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -60,7 +60,7 @@ def fit_heads(
     lessons: Lessons,
     states: PooledStates,
     settings: FinetuneOptim,
-    judge: Callable[[], Mapping[str, Mapping[str, float]]],
+    judge: Callable[[str], Mapping[str, float] | None],
 ) -> list[FittedHead]:
     """Fit every head to the training part, and leave each with the weights that validation chose.
 
@@ -75,8 +75,8 @@ def fit_heads(
     settings
         Losses and weights of the units; what decides between penalties.
     judge
-        Returns ``score`` and ``loss`` of each task on the validation part with the heads as they are;
-        nothing of a task that has no validation units.
+        Returns ``score`` and ``loss`` of a task, by name, on the validation part with the heads as they are;
+        None where it has no validation units.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def fit_heads(
         judged = []
         for fitted in _fits(head, rows, settings):
             head.load_state_dict(fitted.weights)
-            judged.append((fitted, judge().get(lesson.spec.name)))
+            judged.append((fitted, judge(lesson.spec.name)))
         best = _chosen(judged, settings)
         head.load_state_dict(best.weights)
         found.append(best)
@@ -161,8 +161,9 @@ def _fits(head: TaskHead, rows: _Rows, settings: FinetuneOptim) -> Iterator[Fitt
         working.scale.copy_(by.expand_as(working.scale))
         nn.init.zeros_(working.classifier.weight)
         nn.init.zeros_(working.classifier.bias)
+        scaled = replace(rows, states=(rows.states - working.centre) / working.scale)
         for c in _PENALTIES:
-            loss = _descend(working, rows, settings, c=c)
+            loss = _descend(working, scaled, settings, c=c)
             if not np.isfinite(loss):
                 raise ValueError(f"the loss of task {head.spec.name!r} is not finite; look at its labels")
             weights = {name: value.float().clone() for name, value in working.state_dict().items()}
@@ -170,7 +171,7 @@ def _fits(head: TaskHead, rows: _Rows, settings: FinetuneOptim) -> Iterator[Fitt
 
 
 def _descend(head: TaskHead, rows: _Rows, settings: FinetuneOptim, *, c: float) -> float:
-    """Bring a head to the optimum of its penalised loss; return the loss without the penalty."""
+    """Bring a head to the optimum of its penalised loss on scaled rows; return the loss by itself."""
     learns = [head.classifier.weight, head.classifier.bias]
     if head.steps is not None:
         learns.append(head.steps)
@@ -181,7 +182,7 @@ def _descend(head: TaskHead, rows: _Rows, settings: FinetuneOptim, *, c: float) 
     )  # fmt: skip
 
     def mean_loss() -> Tensor:
-        losses = unit_losses(head, head(rows.states), rows.targets, settings)
+        losses = unit_losses(head, head.classifier(rows.states), rows.targets, settings)
         return (losses * rows.weights).sum() / total
 
     def objective() -> Tensor:

@@ -149,13 +149,23 @@ def _fit(run: FinetuneRun) -> bool:
         )
         if states is not None:
             heads = fit_heads(
-                run.network.heads, run.lessons, states, run.settings, lambda: _validate(run, states).by_task
-            )
+                run.network.heads, run.lessons, states, run.settings,
+                lambda name: _validate(run, states, only=name).by_task.get(name),
+            )  # fmt: skip
             found = heads, _validate(run, states)
     found = run.processes.agree(found)
     if found is None:
-        logger.warning("heads are trained by steps: the states of all cells do not fit in memory at once")
+        if run.processes.is_main:
+            logger.warning(
+                "heads learn by steps and are not fitted: the states of all cells do not fit in memory"
+            )
         return False
+    if (
+        run.network.learns_encoder
+        and run.processes.is_main
+        and not any(len(u) for _, u in run.tasks.values())
+    ):
+        logger.warning("there is no validation part: what training spoils of the fitted heads stays spoilt")
     fitted, figures = found
     for module, head in zip(run.network.heads, fitted, strict=True):
         module.load_state_dict(head.weights)
@@ -234,10 +244,14 @@ def _set_rates(run: FinetuneRun) -> float:
     return max(float(group["lr"]) for group in run.optimizer.param_groups)
 
 
-def _validate(run: FinetuneRun, kept: PooledStates | None) -> Validation:
-    """Return the figures of the validation part with the weights as they are."""
+def _validate(run: FinetuneRun, kept: PooledStates | None, *, only: str | None = None) -> Validation:
+    """Return the figures of the validation part, of one task or all, with the weights as they are."""
     run.network.eval()
-    scored: Scored = {name: (task, units) for name, (task, units) in run.tasks.items() if len(units)}
+    scored: Scored = {
+        name: (task, units)
+        for name, (task, units) in run.tasks.items()
+        if len(units) and only in {None, name}
+    }
     if kept is not None:
         predicted = kept_predictions(run.network, kept, scored, cells=run.gene_cells)
     else:
@@ -247,10 +261,11 @@ def _validate(run: FinetuneRun, kept: PooledStates | None) -> Validation:
         predicted = live_predictions(
             model, run.lessons.ranked, scored, cells=run.gene_cells, token_budget=run.settings.token_budget
         )
-    deviations = {}
+    deviations, taught = {}, {}
     for lesson in run.lessons.lessons:
         name = lesson.spec.name
         deviations[name] = lesson.deviation
+        taught[name] = np.unique(lesson.task.values[lesson.units])
         if name in predicted:
             predicted[name] = predicted[name] * lesson.deviation + lesson.mean
-    return validate(predicted, scored, deviations)
+    return validate(predicted, scored, deviations, taught)

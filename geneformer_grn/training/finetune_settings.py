@@ -29,7 +29,8 @@ class FinetuneModel(_Section):
     heads: Literal["auto", "fitted", "steps"] = Field(
         default="auto",
         description="fitted: begin at the penalised optimum on pretrained states (frozen: and end there); "
-        "steps: begin with small random weights; auto: fitted where the encoder is frozen",
+        "where layers learn, lower rates and no dropout keep it; steps: begin with small random weights; "
+        "auto: fitted where the encoder is frozen and pooling is mean",
     )
     max_length: int | None = Field(
         default=None, ge=3, description="longest model input; None: the vocabulary's"

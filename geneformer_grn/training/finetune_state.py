@@ -38,7 +38,7 @@ class Progress:
     best
         Weights of the best validation; None before the first.
     best_epoch
-        Its epoch, counted from 1.
+        Its epoch, counted from 1; 0: fitted heads.
     best_figures
         What makes it the best, compared in order; larger is better.
     stale

@@ -40,6 +40,7 @@ def validate(
     predictions: Mapping[str, np.ndarray],
     tasks: Mapping[str, tuple[Task, np.ndarray]],
     deviations: Mapping[str, float],
+    taught: Mapping[str, np.ndarray],
 ) -> Validation:
     """Score predictions of validation units.
 
@@ -51,13 +52,18 @@ def validate(
         By name: the task and its ``(m,)`` units.
     deviations
         Standard deviation of the training values, of each regression.
+    taught
+        Classes of the training part, of each other task. Units of other classes count in the score and not in
+        the loss: how sure a model is that there are none says nothing of how good it is.
     """
     by_task = {}
     for name, (task, units) in tasks.items():
         predicted, truth = predictions[name], task.values[units]
         known = ~np.isnan(predicted.reshape(len(predicted), -1)).any(axis=1)
         if known.any():
-            by_task[name] = _figures(task, predicted[known], truth[known], deviations.get(name, 1.0))
+            by_task[name] = _figures(
+                task, predicted[known], truth[known], deviations.get(name, 1.0), taught.get(name)
+            )
     scores = [figures["score"] for figures in by_task.values() if np.isfinite(figures["score"])]
     losses = [figures["loss"] for figures in by_task.values()]
     return Validation(
@@ -87,12 +93,16 @@ def _shares(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.unique(values, return_counts=True)[1] / len(values))
 
 
-def _figures(task: Task, predicted: np.ndarray, truth: np.ndarray, deviation: float) -> dict[str, float]:
+def _figures(
+    task: Task, predicted: np.ndarray, truth: np.ndarray, deviation: float, taught: np.ndarray | None
+) -> dict[str, float]:
     if task.kind == "regression":
         error, spread = float(np.mean((predicted - truth) ** 2)), float(np.var(truth))
         score = 1.0 - error / spread if spread > 0 else float("nan")
         return {"score": score, "loss": error / deviation**2}
     of_truth = predicted[np.arange(len(truth)), truth.astype(np.int64)]
+    if taught is not None and (known := np.isin(truth, taught)).any():
+        of_truth = of_truth[known]
     best = predicted.argmax(axis=1)
     score = quadratic_kappa(truth, best) if task.kind == "ordinal" else macro_f1(truth, best)
     return {"score": score, "loss": float(-np.log(np.clip(of_truth, 1e-12, None)).mean())}

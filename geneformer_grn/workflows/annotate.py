@@ -206,7 +206,7 @@ def _by_cells(
     data = _data(joined, vocabulary, encoder)
     if encoder is not None and settings.features != "expression":
         # Kept. In the first fold it would make the folds' bar guess five times the time.
-        data.cell_embeddings(-1)
+        data.cell_embeddings(0)
     said: Annotation = annotate_cells(data, task, query, settings, groups=groups)
     empty = np.asarray(joined.n_counts)[query] == 0
     report = {

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL, RECORD = "journal.log", "search.json"
+_OF_FITS = frozenset(
+    f"optim.{name}" for name in ("class_weights", "sampling", "loss", "gamma", "stop_on", "precision")
+)
+"""What fitted heads on a frozen encoder depend on, besides the keys of model."""
 
 
 def run_search(
@@ -61,6 +65,7 @@ def run_search(
         raise ValueError("the config has no section search: say in search.space which keys to try")
     for key, values in section.space.items():
         changed(config, {key: values.grid[0] if values.grid else values.low})
+    _require_effect(config, section)
     out.mkdir(parents=True, exist_ok=True)
     _require_same_search(out, config)
     study = open_study(section, out / JOURNAL, seed=config.run.seed, recover=True)
@@ -69,6 +74,16 @@ def run_search(
     else:
         _work_together(config, out, files, processes)
     return _written(study, config, out)
+
+
+def _require_effect(config: FinetuneConfig, section: SearchSection) -> None:
+    """Refuse a search among settings that change nothing: fitted heads on a frozen encoder have no steps."""
+    moves = any(key.startswith("model.") or key in _OF_FITS for key in section.space)
+    if config.model.mode == "frozen" and config.model.fits_heads and not moves:
+        raise ValueError(
+            f"heads on a frozen encoder are fitted and take no steps: {', '.join(section.space)} would "
+            "change nothing; set model.heads to 'steps', or model.mode to another one"
+        )
 
 
 def changed(config: FinetuneConfig, settings: Mapping[str, Any]) -> FinetuneConfig:
@@ -113,10 +128,15 @@ def _work_together(config: FinetuneConfig, out: Path, files: Sequence[Path], pro
         context.Process(target=_work_alone, args=(config, out, list(files), number, processes))
         for number in range(processes)
     ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:  # of an interrupted search: trials that run are run again by the next call
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()
     if failed := [worker.exitcode for worker in workers if worker.exitcode]:
         raise RuntimeError(f"{len(failed)} of {processes} processes failed (exit code {failed[0]})")
 

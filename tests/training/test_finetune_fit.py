@@ -227,7 +227,7 @@ def test_what_does_not_fit_in_memory_is_learnt_by_steps(
     with caplog.at_level(logging.WARNING):
         result = finetune(tiny_encoder, ranked, [tasks["kind"]], splits, settings(epochs=2))
     assert [row["epoch"] for row in result.history] == [1, 2]
-    assert "heads are trained by steps" in caplog.text
+    assert "heads learn by steps" in caplog.text
 
 
 def test_balanced_sampling_weighs_rare_classes_more(tiny_encoder, ranked, splits, only):

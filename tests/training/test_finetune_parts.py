@@ -167,9 +167,19 @@ def test_figures_equal_those_of_scikit_learn():
 def test_rows_without_a_prediction_are_left_out_of_the_figures():
     task = Task("age", "cell", "regression", np.array([1.0, 2.0, 3.0, 9.0]))
     units = np.arange(4)
-    found = validate({"age": np.array([1.0, 2.5, 3.0, np.nan])}, {"age": (task, units)}, {"age": 2.0})
+    found = validate({"age": np.array([1.0, 2.5, 3.0, np.nan])}, {"age": (task, units)}, {"age": 2.0}, {})
     assert found.score == pytest.approx(1 - 0.25 / 2.0)
     assert found.loss == pytest.approx(0.25 / 3 / 4)
+
+
+def test_classes_that_were_not_taught_count_in_the_score_and_not_in_the_loss():
+    task = Task("kind", "cell", "classification", np.array([0, 1, 2, 2]), ("A", "B", "C"))
+    said = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.5, 0.5, 0.0], [0.4, 0.6, 0.0]])
+    given = {"kind": said}, {"kind": (task, np.arange(4))}, {}
+    found, blind = validate(*given, {"kind": np.array([0, 1])}), validate(*given, {"kind": np.arange(3)})
+    assert found.loss == pytest.approx(-np.log([0.9, 0.8]).mean())
+    assert blind.loss > 10
+    assert found.score == blind.score < 1
 
 
 def test_the_best_weights_are_kept_until_patience_ends():

@@ -65,7 +65,7 @@ def test_labels_of_the_query_and_order_of_the_reference_do_not_matter(vocabulary
     assert first.obs["probability_kind"].tolist() == second.obs["probability_kind"].tolist()
 
 
-@pytest.mark.parametrize(("features", "expected"), [("auto", ["cells -1"]), ("expression", [])])
+@pytest.mark.parametrize(("features", "expected"), [("auto", ["cells 0"]), ("expression", [])])
 def test_cells_are_embedded_before_the_folds(vocabulary, monkeypatch, features, expected):
     """One bar after the other, and not where only expression is asked for."""
     kept = []

@@ -21,7 +21,7 @@ def small(tiny_adata, tiny_checkpoint, tmp_path_factory) -> dict:
     return {
         "name": "small",
         "data": {"files": [str(path)]},
-        "model": {"checkpoint": str(tiny_checkpoint), "mode": "frozen"},
+        "model": {"checkpoint": str(tiny_checkpoint), "mode": "frozen", "heads": "steps"},
         "optim": {"epochs": 2, "min_steps": 0, "token_budget": 512},
         "tasks": [{"name": "cell_type"}],
         "split": {"by": "donor"},
@@ -45,6 +45,16 @@ def test_what_was_tried_is_written_and_a_repeated_call_goes_on(small, tmp_path):
     other = small | {"optim": small["optim"] | {"epochs": 3}}
     with pytest.raises(ValueError, match="another config"):
         run_search(FinetuneConfig.model_validate(other), tmp_path / "search")
+
+
+def test_what_fitted_heads_do_not_read_is_not_searched(small, tmp_path):
+    fitted = small | {"model": small["model"] | {"heads": "auto"}}
+    with pytest.raises(ValueError, match=r"take no steps: optim\.head_lr would change nothing"):
+        run_search(FinetuneConfig.model_validate(fitted), tmp_path / "search")
+    assert not (tmp_path / "search").exists()
+    weighed = {"trials": 1, "space": {"optim.class_weights": {"choices": ["none", "balanced"]}}}
+    facts = run_search(FinetuneConfig.model_validate(fitted | {"search": weighed}), tmp_path / "search")
+    assert set(facts["best"]) == {"optim.class_weights"}
 
 
 def test_labels_of_the_test_part_do_not_matter(small, tmp_path, monkeypatch):
