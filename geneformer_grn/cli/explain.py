@@ -41,8 +41,8 @@ def explain(
         int, typer.Option("--cells", min=1, help="Cells to explain at most, as many of each class.")
     ] = 200,
     baseline: Annotated[
-        str, typer.Option("--baseline", help="Integrated gradients: pad or mask in place of every gene.")
-    ] = "pad",
+        str, typer.Option("--baseline", help="Integrated gradients: mask or pad in place of every gene.")
+    ] = "mask",
     kind: Annotated[
         str, typer.Option("--kind", help="How genes are taken away: delete or knockout.")
     ] = "delete",

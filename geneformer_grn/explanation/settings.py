@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-BASELINES = ("pad", "mask")
+BASELINES = ("mask", "pad")
 OCCLUSIONS = ("delete", "knockout")
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 
@@ -18,7 +18,8 @@ class AttributionSettings:
     ----------
     baseline
         Integrated gradients: the token whose embedding stands in every gene's place in the cell that says
-        nothing, ``pad`` (zero in models of ours) or ``mask`` (what the model knows as "some gene").
+        nothing, ``mask`` (what the model knows as "some gene") or ``pad`` (zero in models of ours, which have
+        never read it: the way from there leads through cells that are none).
     steps, most_steps
         Integrated gradients: steps of a cell, doubled until it is complete or they are so many.
     tolerance
@@ -29,7 +30,7 @@ class AttributionSettings:
         Tokens in one packed batch.
     """
 
-    baseline: Literal["pad", "mask"] = "pad"
+    baseline: Literal["mask", "pad"] = "mask"
     steps: int = 16
     most_steps: int = 512
     tolerance: float = 0.01

@@ -24,7 +24,7 @@ def explain(
     classes: Sequence[str] = (),
     methods: Sequence[str] = ("integrated_gradients",),
     n_cells: int = 200,
-    baseline: Literal["pad", "mask"] = "pad",
+    baseline: Literal["mask", "pad"] = "mask",
     kind: Literal["delete", "knockout"] = "delete",
     n_top: int = 50,
     donors: str | None = None,

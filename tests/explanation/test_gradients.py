@@ -71,7 +71,7 @@ def test_integrals_are_those_of_many_small_steps(explained, ranked):
     """Midpoints of 400 steps, cell by cell, with a slope each."""
     found = integrated_gradients(explained, ranked, np.array([7]), np.array([1]))
     cell = gradients._Cell(explained, ranked, 7, 1)
-    own, baseline = cell.embedded(), cell.baseline("pad")
+    own, baseline = cell.embedded(), cell.baseline("mask")
     shares = (torch.arange(400) + 0.5) / 400
     points = (baseline + shares[:, None, None] * (own - baseline)).requires_grad_()
     (slopes,) = torch.autograd.grad(cell(points).sum(), points)
@@ -126,7 +126,7 @@ def test_without_captum_the_way_out_is_named(by_mean, ranked, chosen, monkeypatc
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"baseline": "zero"}, "baseline 'zero' is unknown; use pad or mask"),
+        ({"baseline": "zero"}, "baseline 'zero' is unknown; use mask or pad"),
         ({"occlusion": "inhibit"}, "occlusion 'inhibit' is unknown; use delete or knockout"),
         ({"steps": 64, "most_steps": 32}, "steps must be from 1 to most_steps"),
         ({"tolerance": 0.0}, "tolerance"),
