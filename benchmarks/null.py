@@ -7,11 +7,13 @@ ranked, which have no equals above them: there p-values without the trend taken 
 
 Cells are cropped to their first genes, so that a run takes seconds and not minutes. With shuffled labels the
 model and the cells stay the same, so every gene of every cell is perturbed once, and all runs read from that.
+Scenarios that the JSON already holds are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -26,7 +28,7 @@ import torch
 from measuring import device, versions
 from scipy import stats
 
-from geneformer_grn._runtime import choose_device, write_json
+from geneformer_grn._runtime import choose_device, plain_json, write_json
 from geneformer_grn.cells.counts import read_counts
 from geneformer_grn.cells.opening import read_anndata
 from geneformer_grn.cells.ranking import RankedCells, rank_cells
@@ -213,8 +215,14 @@ def main() -> None:
         "conditions": {**conditions, "random_model": asdict(RANDOM_MODEL), "model": "mini"},
         "summary": {}, "rows": [],
     }  # fmt: skip
-    once = PerturbedOnce(sizes) if set(sizes.scenarios) - {"random_weights"} else None
-    for scenario in sizes.scenarios:
+    if sizes.out.is_file():
+        found = json.loads(sizes.out.read_text(encoding="utf-8"))
+        if found["conditions"] != plain_json(result["conditions"]):
+            parser.error(f"{sizes.out.name} is of other conditions; give another --out")
+        result |= {key: found[key] for key in ("summary", "rows")}
+    missing = [scenario for scenario in sizes.scenarios if scenario not in result["summary"]]
+    once = PerturbedOnce(sizes) if set(missing) - {"random_weights"} else None
+    for scenario in missing:
         if scenario == "random_weights" or once is None:
             runs = random_weights(sizes)
         else:
