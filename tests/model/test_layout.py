@@ -134,7 +134,9 @@ def padded_logits(model, batch):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-@pytest.mark.parametrize("kind", ["segments", "buckets", "segments, one shape"])
+@pytest.mark.parametrize(
+    "kind", ["segments", "buckets", pytest.param("segments, one shape", marks=pytest.mark.slow)]
+)
 def test_packed_equals_padded_in_logits_loss_and_gradients(tiny_vocabulary, shape, kind):
     batch = random_batch(tiny_vocabulary, seed=len(kind))
     ours = new_model(shape, tiny_vocabulary, seed=1).eval()

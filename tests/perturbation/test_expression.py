@@ -115,7 +115,9 @@ def brute_force(model, vocabulary, cell, genes, kind, settings):
     return changes
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [*KINDS[:2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[2:])]
+)
 def test_every_kind_equals_brute_force(any_encoder, plain_model, ranked, kind):
     vocabulary, cells = any_encoder.vocabulary, np.arange(len(ranked))
     requests = [Request(genes=genes, kind=kind, cells=cells) for genes in genes_to_perturb(ranked)]

@@ -58,6 +58,7 @@ def test_wandb_is_told_to_send_nothing_on_its_own(tmp_path: Path):
     assert {"x_disable_meta", "x_disable_stats", "x_disable_machine_info", "disable_git"} <= set(settings)
 
 
+@pytest.mark.slow
 def test_wandb_knows_every_setting(tmp_path: Path):
     wandb = pytest.importorskip("wandb")
     wandb.Settings(**wandb_arguments(tmp_path)["settings"])

@@ -76,7 +76,14 @@ def test_the_constants_are_those_of_the_rooms_below():
     assert (NULL_GENES, PART_TOKENS) == (matching.NULL_GENES, engine_parts.PART_TOKENS)
 
 
-@pytest.mark.parametrize("changes", [{}, EVERYTHING, {"genes": "all", "kind": "overexpress", "n_null": 0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        EVERYTHING,
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"genes": "all", "kind": "overexpress", "n_null": 0}, marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted_twice_it_ends_as_if_never_interrupted(source, tmp_path, stop_after, changes):
     whole = perturb_file(source, tmp_path / "whole", options(**changes))
     assert whole["finished"]
@@ -226,6 +233,7 @@ def test_bf16_is_measured_said_and_refused_where_it_is_too_coarse(source, tmp_pa
     assert 0 < facts["bf16_noise"] < facts["median_effect"] * 1e9
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_genes_and_cells(tiny_encoder, tiny_adata, tmp_path, monkeypatch):
     """32 times the pairs: what Python and numpy hold at the peak stays, but for a few bytes a pair.
 
