@@ -28,7 +28,7 @@ from geneformer_grn._runtime import plain_json, write_json
 from geneformer_grn.cells.counts import read_counts
 from geneformer_grn.cells.opening import read_anndata
 from geneformer_grn.cells.ranking import rank_cells
-from geneformer_grn.explanation.settings import DeletionSettings
+from geneformer_grn.explanation.settings import BASELINES, AttributionSettings, DeletionSettings
 from geneformer_grn.model.encoder import load_encoder
 from geneformer_grn.model.head_files import is_finetuned, load_finetuned, read_record, save_finetuned
 from geneformer_grn.report.drawing import to_png
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="PNG of the deletion curves to write")
     parser.add_argument("--quick", action="store_true", help="few cells, one cheap method")
     parser.add_argument("--methods", default=",".join(METHOD_NAMES))
+    parser.add_argument("--baseline", default=BASELINES[0], choices=BASELINES, help="of integrated gradients")
     parser.add_argument("--cells", type=int, default=64, help="cells explained, of occlusion half")
     parser.add_argument("--max-length", type=int, help="tokens that the model reads of a cell")
     parser.add_argument("--train-cells", type=int, default=2_000)
@@ -119,7 +120,10 @@ def measured(method: str, chosen: argparse.Namespace) -> dict[str, Any]:
     counts = read_counts(adata[held_out.to_numpy()].to_memory(), model.encoder.vocabulary)
     started = time.process_time()
     n_cells = chosen.cells // 2 if method == "occlusion" else chosen.cells  # a pass for every gene of a cell
-    options = ExplainOptions(label="cell_type", methods=(method,), n_cells=n_cells, deletion=deletion())
+    options = ExplainOptions(
+        label="cell_type", methods=(method,), n_cells=n_cells, deletion=deletion(),
+        attribution=AttributionSettings(baseline=chosen.baseline),
+    )  # fmt: skip
     found = explain_counts([model], counts, options)
     top = found.drivers[found.drivers["rank"] <= 5]
     return {
@@ -151,7 +155,8 @@ def joined(
         "versions": versions("torch", "transformers", "captum"),
         "conditions": {
             "file": Path(FILE).name, "threads": chosen.threads, "model": read_record(chosen.work),
-            "deletion": asdict(deletion()), "load_average_before": os.getloadavg()[0],
+            "deletion": asdict(deletion()), "baseline": chosen.baseline,
+            "load_average_before": os.getloadavg()[0],
         },
         "rows": rows + part["rows"],
         "methods": {**result.get("methods", {}), method: {name: part[name] for name in names}},

@@ -18,6 +18,7 @@ import numpy as np
 
 from geneformer_grn.cells.counts import CellCounts, log_normalised
 from geneformer_grn.cells.ranking import RankedCells
+from geneformer_grn.training.finetune_validation import NOISE, preferred
 from geneformer_grn.training.supervision import Kind, Prediction, Split, Task
 
 if TYPE_CHECKING:
@@ -249,8 +250,7 @@ def choose(
 ) -> Fitted:
     """Return the candidate that predicts the validation units best, the first of equals.
 
-    Of those within a hundredth of the best score the one of the smallest log loss: on a hundred units two
-    thousandths of AUROC are noise, and a penalty chosen by them may call every unit the larger class.
+    As `geneformer_grn.training.finetune_validation.preferred` says, ties told by the log loss.
 
     Parameters
     ----------
@@ -262,10 +262,8 @@ def choose(
     if len(candidates) == 1 or not len(validation):
         return candidates[0]
     values = [validation_score(task, validation, predict(validation)) for _, predict in candidates]
-    best = max(value for value, _ in values)
-    noise = 0.0 if task.kind == "regression" else 0.01
-    equal = [i for i, (value, _) in enumerate(values) if value >= best - noise]
-    return candidates[max(equal, key=lambda i: (values[i][1], -i))]
+    noise = 0.0 if task.kind == "regression" else NOISE  # values have no common scale
+    return candidates[preferred([value for value, _ in values], [-known for _, known in values], noise=noise)]
 
 
 def training_shares(task: Task, split: Split) -> np.ndarray:

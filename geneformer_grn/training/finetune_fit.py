@@ -24,12 +24,12 @@ from geneformer_grn.training.finetune_data import Lessons
 from geneformer_grn.training.finetune_lessons import class_weights
 from geneformer_grn.training.finetune_loss import unit_losses
 from geneformer_grn.training.finetune_settings import FinetuneOptim
+from geneformer_grn.training.finetune_validation import preferred
 
 _PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of logistic regression, ascending: each starts from the last
 _USUAL = 1.0
 _SCALES = ("each", "common")  # every dimension by its own deviation, or all by the largest
 _STEPS = 300
-_NOISE = 0.01  # of a validation score: below it the smaller loss decides
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,15 +201,11 @@ def _chosen(
 ) -> FittedHead:
     """Return the fit that validation prefers; without validation units the usual penalty.
 
-    By ``score``: of those within a hundredth of the best the one of the smallest loss, since on a hundred
-    units thousandths are noise.
+    By ``score`` as `preferred` says, else by the loss.
     """
     known = [(fitted, found) for fitted, found in judged if found and np.isfinite(found["loss"])]
     if not known:
         return next(fitted for fitted, _ in judged if fitted.c == _USUAL)
-    if settings.stop_on == "score":
-        scores = [found["score"] for _, found in known]
-        if np.isfinite(scores).any():
-            best = float(np.nanmax(scores))
-            known = [pair for pair, score in zip(known, scores, strict=True) if score >= best - _NOISE]
-    return min(known, key=lambda pair: pair[1]["loss"])[0]
+    losses = [found["loss"] for _, found in known]
+    scores = [found["score"] for _, found in known] if settings.stop_on == "score" else [0.0] * len(known)
+    return known[preferred(scores, losses)][0]

@@ -86,6 +86,7 @@ def start_run(
     groups = parameter_groups(network, settings.optim)
     optimizer = torch.optim.AdamW(groups, fused=processes.device.type in {"cpu", "cuda"})
     stays = not network.learns_encoder and settings.model.pooling != "attention"
+    stays &= processes.is_main or not settings.model.fits_heads  # one process fits for all
     kept = pool_once(network, lessons, used, token_budget=settings.optim.token_budget) if stays else None
     n_epochs = epochs_needed(settings.optim, per_epoch, cheap=kept is not None)
     return FinetuneRun(

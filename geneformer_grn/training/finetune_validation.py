@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from geneformer_grn.training.supervision import Level, Split, Task
+
+NOISE = 0.01
+"""Difference of validation scores that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,18 @@ def validate(
         loss=float(np.mean(losses)) if losses else float("nan"),
         by_task=by_task,
     )
+
+
+def preferred(scores: Sequence[float], losses: Sequence[float], *, noise: float = NOISE) -> int:
+    """Return which of several settings to take: of those within `noise` of the best score the smallest loss.
+
+    On a hundred units thousandths of a score are noise, and a penalty chosen by them may call every unit the
+    larger class. Of equals the first; scores that are NaN are passed over unless all are.
+    """
+    known = np.asarray(scores, dtype=np.float64)
+    best = np.nanmax(known) if np.isfinite(known).any() else np.nan
+    equal = np.flatnonzero(known >= best - noise) if np.isfinite(best) else np.arange(len(known))
+    return int(equal[np.argmin(np.asarray(losses)[equal])])
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:

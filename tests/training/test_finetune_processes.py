@@ -19,9 +19,9 @@ from geneformer_grn.training.supervision import MISSING, Split, Task
 pytestmark = pytest.mark.distributed
 
 
-@pytest.mark.parametrize("heads", ["steps", "fitted"])
+@pytest.mark.parametrize(("mode", "heads"), [("top", "steps"), ("top", "fitted"), ("frozen", "fitted")])
 def test_two_processes_do_what_one_does(
-    repository, tiny_adata, tiny_vocabulary, tiny_checkpoint, tmp_path, heads
+    repository, tiny_adata, tiny_vocabulary, tiny_checkpoint, tmp_path, mode, heads
 ):
     """With dropout, tasks of which batches lack labels, and a number of batches that is odd."""
     ranked = rank_cells(read_counts(tiny_adata, tiny_vocabulary), tiny_vocabulary)
@@ -41,7 +41,7 @@ def test_two_processes_do_what_one_does(
     optim = {
         "epochs": 3, "min_steps": 0, "token_budget": 300, "task_weighting": "uncertainty", "patience": None,
     }  # fmt: skip
-    model = {"mode": "top", "top_layers": 1, "heads": heads}
+    model = {"mode": mode, "top_layers": 1, "heads": heads}
     program = str(repository / "tests" / "training" / "finetune_here.py")
     environment = os.environ | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
