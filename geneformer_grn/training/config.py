@@ -272,7 +272,8 @@ def flat_config(config: PretrainConfig) -> dict[str, Any]:
     }
     start = config.model.start_from
     if start is not None and Path(start).is_dir():  # else a shipped name or a Hugging Face id
-        flat["model.start_from"] = Path(start).name
+        folder = Path(start).absolute()
+        flat["model.start_from"] = folder.parent.name if folder.name in ("model", "best") else folder.name
     return flat
 
 

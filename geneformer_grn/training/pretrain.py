@@ -45,7 +45,7 @@ from geneformer_grn.training.loop import Run, SummedLoss, train
 from geneformer_grn.training.optimizer import AnyOptimizer, make_optimizer
 from geneformer_grn.training.plan import plan_steps
 from geneformer_grn.training.record import FILE as RECORD_FILE
-from geneformer_grn.training.record import training_record
+from geneformer_grn.training.record import earlier_training, training_record
 from geneformer_grn.training.sharding import shard
 from geneformer_grn.training.stream import Prefetched, Share, training_steps
 from geneformer_grn.training.tracking import FILE, RunLog, read_log, require_tracker, start_tracker
@@ -136,6 +136,7 @@ def _run_pretraining(
     require_usable(out, resume=resume)
     if branch_from is not None and branch_from[0].absolute() == out.absolute():
         raise ValueError(f"a branch of {out} needs a folder of its own; give another --out")
+    started_from = earlier_training(config)  # read now: the folder may be gone when the run has ended
     accelerator.wait_for_everyone()  # nobody writes into `out` before everybody has looked
     run = _start(config, out, data, accelerator, resume=resume, branch_from=branch_from)
     share = Share(accelerator.process_index, accelerator.num_processes, config.optim.accumulation)
@@ -154,6 +155,7 @@ def _run_pretraining(
         record = training_record(
             config, read_log(out / FILE),
             corpus=data.corpus, held_out=data.validation, device=accelerator.device,
+            started_from=started_from,
         )  # fmt: skip
         baseline = baseline or RankPositionBaseline.fit(data.corpus, data.vocabulary)
         dtype = config.run.export_dtype

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from geneformer_grn._runtime import library_versions
 from geneformer_grn.cells.corpora.corpus import Corpus
+from geneformer_grn.model.folder import resolve_checkpoint
 from geneformer_grn.training.config import PretrainConfig, flat_config
 
 FILE = "training.json"
@@ -28,6 +31,7 @@ def training_record(
     corpus: Corpus,
     held_out: Corpus | None,
     device: torch.device,
+    started_from: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what a model was trained on and how, in plain values.
 
@@ -43,13 +47,15 @@ def training_record(
         ``rules`` of quality or choice, ``not sampled``.
     device
         Where it ran.
+    started_from
+        Whose weights it began with, as `earlier_training` returns it.
 
     Returns
     -------
     dict
         ``config``, ``corpus``, ``held_out``, ``steps``, ``tokens``, ``hours`` (of training steps, from the
         logged speed), ``loss_curve`` (at most 40 spans of the run: last ``step``, mean ``loss`` in nats per
-        masked gene), ``validation`` (as logged), ``device``, ``versions``.
+        masked gene), ``validation`` (as logged), ``device``, ``versions``, ``started_from`` (as given).
     """
     steps = [line for line in log if "loss" in line]
     return {
@@ -63,7 +69,62 @@ def training_record(
         "validation": [line for line in log if "validation_loss" in line],
         "device": device_name(device),
         "versions": library_versions(),
+        "started_from": started_from,
     }
+
+
+def earlier_training(config: PretrainConfig) -> dict[str, Any] | None:
+    """Return whose weights a run begins with: ``name``, and ``training``, its record (None without one).
+
+    None for a run that begins at none. A model has seen what its start had seen: cards and the refusal of
+    cells that are no test read both.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such checkpoint.
+    ValueError
+        Its record cannot be read.
+    """
+    start = config.model.start_from
+    if start is None:
+        return None
+    record = read_training_record(resolve_checkpoint(start))
+    return {"name": flat_config(config)["model.start_from"], "training": record}
+
+
+def read_training_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of the training beside the weights, None where there is none.
+
+    Raises
+    ------
+    ValueError
+        It is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for stage in training_stages(record) or [record]:
+            for entry in stage["corpus"]["files"]:
+                if not isinstance(entry["sha256"], str):
+                    raise TypeError(f"sha256 is {entry['sha256']!r}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error!r}), so it is not known which cells the model has seen; copy it "
+            "again from where the checkpoint came from"
+        ) from error
+    return record
+
+
+def training_stages(record: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the records of all trainings that made a model, the last first; empty without a record."""
+    stages = []
+    while record is not None:
+        stages.append(record)
+        record = (record.get("started_from") or {}).get("training")
+    return stages
 
 
 def device_name(device: torch.device) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -89,11 +90,13 @@ def render_card(results: dict[str, Any]) -> str:
         read_options=_read_options(results["conditions"]["read"]),
         data=_data(results),
         held_out_parts=_held_out(results["training"]),
+        earlier=_earlier(results["training"]),
     )
 
 
 def _suite(results: dict[str, Any]) -> dict[str, Any]:
     """Return the suite's table and verdict, and what was spent; nothing where the suite was not run."""
+    from geneformer_grn.training.record import training_stages
     from geneformer_grn.workflows.suite import suite_table, suite_verdict
 
     if "suite" not in results:
@@ -102,17 +105,38 @@ def _suite(results: dict[str, Any]) -> dict[str, Any]:
     return {
         "suite_table": suite_table(suite),
         "suite_verdict": suite_verdict(suite),
-        "training_energy": None if results["training"] is None else _training_energy(results["training"]),
+        "training_cost": _training_cost(training_stages(results["training"])),
     }
 
 
-def _training_energy(training: dict[str, Any]) -> dict[str, Any]:
-    """Return an estimate of what training took, from the hours and the device that its record states."""
+def _training_cost(stages: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return hours, devices and estimated energy of all trainings of a model, from their records."""
     from geneformer_grn.workflows.suite import energy
 
-    stated = re.search(r"(\d+) threads", training["device"])
-    threads = int(stated.group(1)) if stated else training["config"].get("run.threads") or 1
-    return energy(training["hours"], threads=threads, gpu=stated is None)
+    if not stages:
+        return None
+    spent = []
+    for training in stages:
+        stated = re.search(r"(\d+) threads", training["device"])
+        threads = int(stated.group(1)) if stated else training["config"].get("run.threads") or 1
+        spent.append(energy(training["hours"], threads=threads, gpu=stated is None))
+    return {
+        "hours": sum(training["hours"] for training in stages),
+        "devices": ", ".join(dict.fromkeys(training["device"] for training in stages)),
+        "kwh": sum(cost["kwh"] for cost in spent),
+        "assumed_gpu_watts": max(cost["assumed_gpu_watts"] for cost in spent),
+    }
+
+
+def _earlier(training: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the trainings whose weights this one began with, the last first, each with its name."""
+    from geneformer_grn.training.record import training_stages
+
+    stages = training_stages(training)
+    return [
+        {"name": later["started_from"]["name"], "training": stage}
+        for later, stage in itertools.pairwise(stages)
+    ]
 
 
 _RENDER = {"model": render_card, "finetune": render_finetuned_card}
@@ -131,15 +155,19 @@ def _read_options(read: dict[str, Any]) -> str:
 
 
 def _data(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return name, cells used and left out, and licence of the training files.
+    """Return name, cells used and left out, and licence of the training files, those of its start behind.
 
     Licences stand with the vocabulary's sources.
 
     Without a record of the training the vocabulary's sources are all that is known.
     """
+    from geneformer_grn.training.record import training_stages
+
     sources = results["checkpoint"]["sources"]
     license_of = {source.get("sha256"): source.get("license") for source in sources}
-    training = results["training"]
+    stages = training_stages(results["training"])
+    files = [entry for stage in stages for entry in stage["corpus"]["files"]] if stages else sources
+    once = {entry.get("sha256") or place: entry for place, entry in reversed(list(enumerate(files)))}
     return [
         {
             "name": entry["name"],
@@ -147,7 +175,7 @@ def _data(results: dict[str, Any]) -> list[dict[str, Any]]:
             "left_out": _left_out(entry.get("left_out")),
             "license": license_of.get(entry.get("sha256")) or "not stated",
         }
-        for entry in (sources if training is None else training["corpus"]["files"])
+        for entry in reversed(once.values())
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -103,6 +102,7 @@ def evaluate_model(
     )
     from geneformer_grn.model.encoder import load_encoder
     from geneformer_grn.model.folder import resolve_checkpoint
+    from geneformer_grn.training.record import read_training_record
 
     settings = settings or EvaluateSettings()
     place = _data_of(settings, data)
@@ -111,7 +111,7 @@ def evaluate_model(
     contestants = prepare(encoder, _baseline(folder), seed=settings.seed)
     if contestants.baseline is None:
         logger.warning("%s carries no rank_position.npz: no rank-position baseline is scored", encoder.name)
-    training = _training(folder)
+    training = read_training_record(folder)
     known = _seen(training, encoder.vocabulary.provenance.get("sources", []))
     rows, scores = [], []
     read: dict[str, CellCounts] = {}
@@ -220,8 +220,10 @@ def _inputs(cells: Sequence[Path | str]) -> list[tuple[str, Any, str]]:
 
 
 def _seen(training: dict[str, Any] | None, sources: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Return sha256 -> what for, of every file that the model or its vocabulary was made from."""
-    files = [] if training is None else training["corpus"]["files"]
+    """Return sha256 -> what for, of every file that the model, its start or its vocabulary was made from."""
+    from geneformer_grn.training.record import training_stages
+
+    files = [entry for stage in training_stages(training) for entry in stage["corpus"]["files"]]
     fitted = {source["sha256"]: "made this model's vocabulary" for source in sources if "sha256" in source}
     return fitted | {entry["sha256"]: "was in this model's training corpus" for entry in files}
 
@@ -239,24 +241,6 @@ def _baseline(folder: Path) -> Any:
 
     path = folder / "rank_position.npz"
     return RankPositionBaseline.load(path) if path.is_file() else None
-
-
-def _training(folder: Path) -> dict[str, Any] | None:
-    """Return the record of the training beside the weights, None where there is none."""
-    path = folder / "training.json"
-    if not path.is_file():
-        return None
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for entry in record["corpus"]["files"]:
-            if not isinstance(entry["sha256"], str):
-                raise TypeError(f"sha256 is {entry['sha256']!r}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error!r}), so it is not known which cells the model has seen; copy it "
-            "again from where the checkpoint came from"
-        ) from error
-    return record
 
 
 def _describe(encoder: Any, folder: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_a_recipe_is_planned_without_its_corpus(invoke, repository: Path, recipe
 
 def test_every_recipe_reads(repository: Path):
     names = {path.stem for path in (repository / "pretrain" / "configs").glob("*.toml")}
-    assert names == {"sanity", "mini", "adapt", "scaling", *RECIPES}
+    assert names == {"sanity", "mini", "mini_longer", "adapt", "scaling", *RECIPES}
     for name in names:
         read_config(repository / "pretrain" / "configs" / f"{name}.toml")
 

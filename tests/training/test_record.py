@@ -10,13 +10,19 @@ import torch
 
 from geneformer_grn.cells.corpora.corpus import Corpus
 from geneformer_grn.training.pretrain import run_pretraining
-from geneformer_grn.training.record import device_name, training_record
+from geneformer_grn.training.record import (
+    device_name,
+    earlier_training,
+    read_training_record,
+    training_record,
+    training_stages,
+)
 from geneformer_grn.training.tracking import read_log
 
 CPU = torch.device("cpu")
 KEYS = {
     "config", "corpus", "held_out", "steps", "tokens", "hours", "loss_curve", "validation", "device",
-    "versions",
+    "versions", "started_from",
 }  # fmt: skip
 
 
@@ -93,6 +99,25 @@ def test_a_record_says_what_was_left_out_and_where_the_model_began(
     record = training_record(config, log_lines(1), corpus=corpus, held_out=None, device=CPU)
     assert record["corpus"]["files"][0]["left_out"] == {"copies": 157, "rules": 7}
     assert record["config"]["model.start_from"] == "before", "a name, not a directory"
+
+
+def test_a_run_remembers_the_training_of_its_start(made, config_file, corpus_folder, tmp_path):
+    from geneformer_grn.training.config import read_config
+
+    out, first = made
+    assert first["started_from"] is None
+    changes = [f"data.corpus={corpus_folder}", f"model.start_from={out / 'model'}"]
+    config = read_config(config_file, changes)
+    run_pretraining(config, tmp_path / "second")
+    second = read_training_record(tmp_path / "second" / "model")
+    assert second["config"]["model.start_from"] == out.name == "run", "the run, not its folder called model"
+    assert second["started_from"] == {"name": "run", "training": first}
+    assert training_stages(second) == [second, first]
+    assert training_stages(None) == []
+    (tmp_path / "second" / "model" / "training.json").unlink()
+    further = read_config(config_file, [changes[0], f"model.start_from={tmp_path / 'second' / 'model'}"])
+    assert earlier_training(further) == {"name": "second", "training": None}
+    assert earlier_training(read_config(config_file, changes[:1])) is None
 
 
 def _strings(value) -> list[str]:

@@ -48,6 +48,15 @@ def test_cells_of_the_training_corpus_are_refused(checkpoint, cells):
         evaluate_model(checkpoint, [cells], SETTINGS)
 
 
+def test_cells_that_the_start_was_trained_on_are_refused_too(checkpoint, cells):
+    record(checkpoint, cells)
+    before = json.loads((checkpoint / "training.json").read_text())
+    stages = {"corpus": {"files": []}, "started_from": {"name": "before", "training": before}}
+    (checkpoint / "training.json").write_text(json.dumps(stages))
+    with pytest.raises(ValueError, match=r"cells\.h5ad was in this model's training corpus"):
+        evaluate_model(checkpoint, [cells], SETTINGS)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "null", '{"corpus": {"files": [{}]}}'])
 def test_a_damaged_record_of_the_training_is_said(checkpoint, cells, text):
     (checkpoint / "training.json").write_text(text)
@@ -93,8 +102,37 @@ def test_the_card_lists_training_files_with_licences_by_content(results):
     card = render_card(results)
     assert "held out: 30 of renamed.h5ad (a part), 1,000 of other.h5ad (the whole file)." in card
     assert "with weight 0.5 that of the same genes guessed from the cell's embedding alone" in card
-    assert "**Start:** the weights of before." in card
+    assert "**Start:** the weights of before, of whose own training nothing is recorded." in card
+    assert "In all" not in card
     assert "neighbouring ranks" in card
+
+
+def test_the_card_tells_the_trainings_before_the_last(results):
+    def stage(name: str, digest: str, start: dict | None) -> dict:
+        config = {
+            "optim.lr": 1e-3, "optim.schedule": "wsd", "data.mask_rate": 0.25, "run.precision": "bf16",
+            "run.seed": 1, "model.output_bias": "zeros", "model.embeddings": "random",
+            "model.positions": "random", "model.start_from": start and start["name"],
+        }  # fmt: skip
+        files = [{"name": name, "sha256": digest * 64, "n_cells": 40, "left_out": {}}]
+        return {
+            "corpus": {"n_cells": 40, "n_tokens": 9, "files": files}, "held_out": None, "steps": 1500,
+            "tokens": 1_000_000, "hours": 0.5, "device": "cpu (x86_64, 2 threads)", "config": config,
+            "loss_curve": [], "validation": [], "started_from": start,
+        }  # fmt: skip
+
+    first = stage("general.h5ad", "a", None)
+    results["training"] = stage("own.h5ad", "b", {"name": "first", "training": first})
+    card = render_card(results)
+    assert "**Start:** the weights of first.\n" in card
+    assert "**Before, first:** 1,500 steps, 1,000,000 tokens of 40 cells, 0.50 hours on cpu (x86_64" in card
+    assert "**In all:** 2,000,000 tokens." in card
+    assert "| own.h5ad | 40 | none | not stated |\n| general.h5ad | 40 | none | not stated |\n\n" in card
+    first["started_from"] = {"name": "unknown", "training": None}
+    first["corpus"]["files"][0] |= {"sha256": "b" * 64}
+    card = render_card(results)
+    assert "**In all:** at least 2,000,000 tokens." in card
+    assert "general.h5ad" not in card, "the same file once, as the last training had it"
 
 
 def test_the_card_repeats_how_counts_were_read(results):
