@@ -120,6 +120,11 @@ def _clusters(
         "components, Leiden) and each cluster was named after marker genes. The names are a guide, not an "
         "annotation."
     )
+    if dying := sorted({name for name in names.values() if name.startswith("MT-")}):
+        note += (
+            f" {', '.join(dying)}: what stands out most is a mitochondrial gene, which often marks dying or "
+            "broken cells and no type; think of leaving them out (--where filters by columns of obs)."
+        )
     return Grouping(np.array([names[cluster] for cluster in clusters], dtype=object), "clusters", note)
 
 

@@ -104,6 +104,19 @@ def test_clusters_are_the_kinds_of_cells_and_named_by_their_markers(vocabulary):
     np.testing.assert_array_equal(again.labels, found.labels)
 
 
+def test_cells_that_stand_out_by_a_mitochondrial_gene_are_pointed_at(vocabulary):
+    matrix, kinds, _ = planted()
+    counts = as_counts(matrix)
+    quiet = group_cells(counts, log_normalised(counts), column=None, vocabulary=vocabulary, seed=0)
+    assert "mitochondrial" not in quiet.note
+    symbols = vocabulary.symbols.copy()
+    symbols[symbols == "OTHER20"] = "MT-CO1"
+    renamed = replace(vocabulary, symbols=symbols)
+    found = group_cells(counts, log_normalised(counts), column=None, vocabulary=renamed, seed=0)
+    assert set(found.labels[kinds == 2]) == {"MT-CO1+ cells"}
+    assert "MT-CO1+ cells: what stands out most is a mitochondrial gene" in found.note
+
+
 def test_few_cells_are_one_group(vocabulary):
     matrix, _, _ = planted(9)
     counts = as_counts(matrix)
