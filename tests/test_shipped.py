@@ -115,7 +115,7 @@ def test_anybody_can_load_it_and_ask_it_for_genes(folder, encoder, sequences):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
 def test_packed_logits_equal_padded_ones(folder, encoder, sequences, dtype, tolerance):
-    """Logits as a share of the largest (about 25, where float32 is 2e-6 coarse; ours come back as float32)."""
+    """Logits as a share of the largest (about 25, where float32 is 2e-6 coarse; ours return as float32)."""
     plain = AutoModelForMaskedLM.from_pretrained(folder, dtype=dtype).eval()
     cells = masked_cells(sequences[:4], encoder.vocabulary, seed=0)
     assert len({len(ids) for ids, _ in cells}) > 1
