@@ -6,14 +6,16 @@ import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from geneformer_grn._runtime import library_versions
-from geneformer_grn.cells.corpora.corpus import Corpus
 from geneformer_grn.model.folder import resolve_checkpoint
 from geneformer_grn.training.config import PretrainConfig, flat_config
+
+if TYPE_CHECKING:
+    import torch
+
+    from geneformer_grn.cells.corpora.corpus import Corpus
 
 FILE = "training.json"
 _POINTS = 40  # of the loss curve
@@ -129,6 +131,8 @@ def training_stages(record: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 def device_name(device: torch.device) -> str:
     """Return what hardware a device is: the GPU's name, or the CPU's architecture and threads."""
+    import torch  # here, since cards read records without it
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -69,6 +69,8 @@ def render_card(results: dict[str, Any]) -> str:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from geneformer_grn.training.record import training_stages
+
     if results["kind"] != "model":
         raise ValueError(f"their kind is {results['kind']!r}, a card needs 'model'")
     environment = Environment(
@@ -81,22 +83,22 @@ def render_card(results: dict[str, Any]) -> str:
     )
     environment.filters["thousands"] = lambda value: f"{value:,}"
     held_out = [row["file"] for row in results["masked_genes"]["files"]]
+    stages = training_stages(results["training"])
     return environment.get_template(_TEMPLATE).render(
         {"suite": None} | results,
         table=results_table(results),
-        **_suite(results),
+        **_suite(results, stages),
         verdict=_verdict(results),
         held_out_files=held_out,
         read_options=_read_options(results["conditions"]["read"]),
-        data=_data(results),
+        data=_data(results, stages),
         held_out_parts=_held_out(results["training"]),
-        earlier=_earlier(results["training"]),
+        earlier=_earlier(stages),
     )
 
 
-def _suite(results: dict[str, Any]) -> dict[str, Any]:
+def _suite(results: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the suite's table and verdict, and what was spent; nothing where the suite was not run."""
-    from geneformer_grn.training.record import training_stages
     from geneformer_grn.workflows.suite import suite_table, suite_verdict
 
     if "suite" not in results:
@@ -105,7 +107,7 @@ def _suite(results: dict[str, Any]) -> dict[str, Any]:
     return {
         "suite_table": suite_table(suite),
         "suite_verdict": suite_verdict(suite),
-        "training_cost": _training_cost(training_stages(results["training"])),
+        "training_cost": _training_cost(stages),
     }
 
 
@@ -128,11 +130,8 @@ def _training_cost(stages: list[dict[str, Any]]) -> dict[str, Any] | None:
     }
 
 
-def _earlier(training: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _earlier(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the trainings whose weights this one began with, the last first, each with its name."""
-    from geneformer_grn.training.record import training_stages
-
-    stages = training_stages(training)
     return [
         {"name": later["started_from"]["name"], "training": stage}
         for later, stage in itertools.pairwise(stages)
@@ -154,18 +153,15 @@ def _read_options(read: dict[str, Any]) -> str:
     return "".join(f" {word}" for word in words)
 
 
-def _data(results: dict[str, Any]) -> list[dict[str, Any]]:
+def _data(results: dict[str, Any], stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return name, cells used and left out, and licence of the training files, those of its start behind.
 
     Licences stand with the vocabulary's sources.
 
     Without a record of the training the vocabulary's sources are all that is known.
     """
-    from geneformer_grn.training.record import training_stages
-
     sources = results["checkpoint"]["sources"]
     license_of = {source.get("sha256"): source.get("license") for source in sources}
-    stages = training_stages(results["training"])
     files = [entry for stage in stages for entry in stage["corpus"]["files"]] if stages else sources
     once = {entry.get("sha256") or place: entry for place, entry in reversed(list(enumerate(files)))}
     return [
