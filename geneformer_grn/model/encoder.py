@@ -8,7 +8,8 @@ precision inside.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -100,6 +101,40 @@ class Encoder:
                 f"counted from 0 (the last) and -1 (the one before) down to {-self.n_layers} (the embedding)"
             )
         return self.n_layers + encoder_layer
+
+    def up_to(self, encoder_layer: int) -> Encoder:
+        """Return the encoder without the layers above one: what was that layer is then the last.
+
+        Parameters
+        ----------
+        encoder_layer
+            0 leaves all layers, -1 all but the last, ``-n_layers`` the embedding alone.
+
+        Returns
+        -------
+        Encoder
+            A model of its own that shares its weights with this one; its states of layer 0 are those of
+            `encoder_layer` here.
+
+        Raises
+        ------
+        ValueError
+            There is no such layer.
+
+        Examples
+        --------
+        >>> encoder.up_to(-1).n_layers == encoder.n_layers - 1  # doctest: +SKIP
+        True
+        """
+        n_layers = self.require_layer(encoder_layer)
+        if not encoder_layer:
+            return self
+        # Weights that the copy already holds are not copied.
+        shared: dict[int, Any] = {id(weight): weight for weight in self.model.parameters()}
+        model = cast("Any", copy.deepcopy(self.model, shared))
+        model.bert.encoder.layer = model.bert.encoder.layer[:n_layers]
+        model.config.num_hidden_layers = n_layers
+        return replace(self, model=model)
 
     def hidden_states(
         self, batch: PackedBatch, *, encoder_layer: int = -1, capture: AttentionCapture | None = None

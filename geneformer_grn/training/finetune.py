@@ -19,10 +19,7 @@ from geneformer_grn.model.fingerprint import encoder_fingerprint
 from geneformer_grn.model.heads import Finetuned, TaskHead
 from geneformer_grn.training.finetune_lessons import make_lessons
 from geneformer_grn.training.finetune_loop import FinetuneRun, start_run, train
-from geneformer_grn.training.finetune_network import (
-    finished,
-    original_model,
-)
+from geneformer_grn.training.finetune_network import finished, original_model
 from geneformer_grn.training.finetune_processes import Processes
 from geneformer_grn.training.finetune_settings import FinetuneSettings
 from geneformer_grn.training.finetune_state import load_progress, run_facts
@@ -44,7 +41,8 @@ class FinetuneResult:
     best_epoch
         Which epoch the model is of, counted from 1; 0: fitted heads on the encoder as it was.
     fingerprint_before, fingerprint_after
-        sha256 of the encoder's weights when training began and as returned.
+        sha256 of the encoder's weights when training began and as returned; without the layers above
+        ``encoder_layer``.
     n_train_units
         Labelled training units of each task, those in the last incomplete batch counted.
     seconds
@@ -124,6 +122,12 @@ def finetune(
     folder = None if out is None else Path(out)
     processes = Processes.started(encoder.device)
     lessons = make_lessons(ranked, tasks, splits, vocabulary=encoder.vocabulary, settings=settings)
+    encoder = encoder.up_to(settings.model.encoder_layer)
+    if not encoder.n_layers:
+        raise ValueError(
+            f"encoder_layer is {settings.model.encoder_layer}: no layer would be left of {encoder.name!r}; "
+            f"use {settings.model.encoder_layer + 1} or above"
+        )
     names = {task.name for task in tasks}
     if unknown := sorted(set(weights or {}) - names):
         raise ValueError(f"there is no task {unknown[0]!r} to weigh; there are {', '.join(sorted(names))}")

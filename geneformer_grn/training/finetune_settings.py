@@ -25,6 +25,12 @@ class FinetuneModel(_Section):
     lora_alpha: float = Field(
         default=16.0, gt=0.0, description="changes are scaled by lora_alpha / lora_rank"
     )
+    encoder_layer: int = Field(
+        default=0,
+        le=0,
+        description="layer whose states the heads read: 0 the last, -1 the one before; the "
+        "layers above are left out of the model that learns",
+    )
     pooling: Literal["mean", "cls", "attention"] = "mean"
     heads: Literal["auto", "fitted", "steps"] = Field(
         default="auto",

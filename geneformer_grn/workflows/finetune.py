@@ -106,7 +106,8 @@ def run_finetuning(
         "name": config.name,
         "date": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "model": {
-            "name": encoder.name, "parameters": encoder.n_parameters, "mode": config.model.mode,
+            "name": encoder.name, "mode": config.model.mode,
+            "parameters": encoder.up_to(config.model.encoder_layer).n_parameters,
             "vocabulary_fingerprint": encoder.vocabulary.fingerprint,
             "encoder_before": trained["encoder_before"], "encoder_after": trained["encoder_after"],
         },

@@ -27,13 +27,16 @@ def render_finetuned_card(results: dict[str, Any]) -> str:
     model, data, config = results["model"], results["data"], results["config"]
     files = ", ".join(f"`{entry['name']}` ({entry['n_cells']:,} cells)" for entry in data["files"])
     what = "unchanged" if model["encoder_before"] == model["encoder_after"] else "changed by the training"
+    above = -config["model"].get("encoder_layer", 0)
+    left_out = f", without its last {'layer' if above == 1 else f'{above} layers'}," if above else ""
     lines = [
         _HEAD,
         f"# {results['name']}",
         "",
-        f"`{model['name']}` ({model['parameters']:,} parameters) fine-tuned, mode `{model['mode']}`, on "
-        f"{files}. The encoder's weights were {what} (sha256 {model['encoder_before'][:12]} before, "
-        f"{model['encoder_after'][:12]} after). Seed {config['run']['seed']}.",
+        f"`{model['name']}` ({model['parameters']:,} parameters){left_out} fine-tuned, mode "
+        f"`{model['mode']}`, on {files}. The encoder's weights were {what} (sha256 "
+        f"{model['encoder_before'][:12]} before, {model['encoder_after'][:12]} after). "
+        f"Seed {config['run']['seed']}.",
         "",
         f"Split: {data['split']}. {data['split_why']}".rstrip(),
         "",

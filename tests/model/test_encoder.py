@@ -186,3 +186,15 @@ def test_layers_are_counted_from_the_last(tiny_encoder):
     for layer in (1, -3):
         with pytest.raises(ValueError, match=f"encoder layer {layer} does not exist"):
             tiny_encoder.require_layer(layer)
+
+
+@pytest.mark.parametrize("encoder_layer", [0, -1, -2])
+def test_without_the_layers_above_one_that_one_is_the_last(tiny_encoder, tiny_vocabulary, encoder_layer):
+    batch = pack(random_cells(tiny_vocabulary, 7))
+    lower = tiny_encoder.up_to(encoder_layer)
+    assert lower.n_layers == len(lower.model.bert.encoder.layer) == 2 + encoder_layer
+    found = lower.hidden_states(batch, encoder_layer=0)
+    assert torch.equal(found, tiny_encoder.hidden_states(batch, encoder_layer=encoder_layer))
+    held = {weight.data_ptr() for weight in tiny_encoder.model.parameters()}
+    assert {weight.data_ptr() for weight in lower.model.parameters()} <= held, "no weight is copied"
+    assert tiny_encoder.n_layers == len(tiny_encoder.model.bert.encoder.layer) == 2

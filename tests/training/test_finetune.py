@@ -14,6 +14,7 @@ from torch import nn
 from geneformer_grn.cells.ranking import RankedCells
 from geneformer_grn.model.encoder import ModelConfig, new_model
 from geneformer_grn.model.fingerprint import checkpoint_fingerprint, encoder_fingerprint
+from geneformer_grn.model.head_files import load_finetuned, save_finetuned
 from geneformer_grn.training import finetune_loop
 from geneformer_grn.training.finetune import finetune
 from geneformer_grn.training.finetune_settings import FinetuneModel, FinetuneOptim, FinetuneSettings
@@ -80,6 +81,29 @@ def test_another_encoder_in_place_of_the_given_one_is_noticed(
     )
     with pytest.raises(RuntimeError, match="is not the one given"):
         finetune(tiny_encoder, ranked, [tasks["kind"]], splits, settings(mode))
+
+
+@pytest.mark.parametrize(
+    ("mode", "pooling"), [("full", "cls"), ("frozen", "mean"), ("top", "mean"), ("lora", "attention")]
+)
+def test_heads_may_read_a_lower_layer_and_the_rest_is_left_out(
+    tiny_encoder, ranked, tasks, splits, mode, pooling, tmp_path
+):
+    """What learns, is saved and is loaded is the model without its last layer."""
+    lower = replace(tiny_encoder, model=tiny_encoder.up_to(-1).model)
+    start = encoder_fingerprint(lower.model)
+    given = ([tasks["kind"]], splits)
+    result = finetune(tiny_encoder, ranked, *given, settings(mode, pooling, encoder_layer=-1))
+    assert_same(result, finetune(lower, ranked, *given, settings(mode, pooling)))
+    assert result.fingerprint_before == start != encoder_fingerprint(tiny_encoder.model)
+    assert (result.fingerprint_after == start) == (mode == "frozen")
+    assert encoder_fingerprint(lower.model) == start, "shared weights are left alone"
+    save_finetuned(result.model, tmp_path / "model")
+    loaded = load_finetuned(tmp_path / "model", device="cpu")
+    assert loaded.encoder.n_layers == 1
+    np.testing.assert_allclose(
+        loaded.predict(ranked)["kind"], result.model.predict(ranked)["kind"], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "attention"])
@@ -294,6 +318,12 @@ def test_what_does_not_fit_is_refused(tiny_encoder, ranked, tasks, splits):
         (([kind, kind], splits, settings()), "tasks of different names"),
         (([kind], {"gene": splits["gene"]}, settings()), "no split of cells"),
         (([kind], splits, settings("top", top_layers=9)), "top_layers is 9"),
+        (
+            ([kind], splits, settings("top", top_layers=2, encoder_layer=-1)),
+            "top_layers is 2, but 'tiny' has 1",
+        ),
+        (([kind], splits, settings(encoder_layer=-3)), "encoder layer -3 does not exist"),
+        (([kind], splits, settings(encoder_layer=-2)), "no layer would be left"),
         (([tasks["age"]], splits, settings(sampling="balanced")), "needs a task that gives cells a class"),
         (([kind], splits, settings("lora", quantised="4bit")), "quantised layers need a CUDA GPU"),
     ]
