@@ -87,6 +87,8 @@ def run(parts: list[str], sizes: dict[str, Any], result: dict[str, Any], out: Pa
             rows, compared = judge(case, truth, name, scored, costs, n=sizes["resamples"])
             result["rows"] += rows
             result["comparisons"] += compared
+            if case.model_based:  # an earlier call may have had another model
+                result["versions"] |= versions()
             finish(result, out)
     if "speed" in parts and not result["ratios"]:
         result["ratios"] = speed(quick=quick)

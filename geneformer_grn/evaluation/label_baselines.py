@@ -7,10 +7,14 @@ them is weakened: penalties are chosen on the validation cells from a grid, and 
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
 
 from geneformer_grn.evaluation.label_data import Baseline, LabelData, prediction_of, taught, training_shares
-from geneformer_grn.evaluation.label_features import expression_components, standardised, variable_genes
+from geneformer_grn.evaluation.label_features import (
+    expression_components,
+    over_deviation,
+    standardised,
+    variable_genes,
+)
 from geneformer_grn.evaluation.linear_fits import fit_linear
 from geneformer_grn.evaluation.model_baselines import components_and_states, linear_probe, random_weights
 from geneformer_grn.evaluation.sequence_baselines import bilstm, cnn, denoising_autoencoder, mlp
@@ -38,18 +42,10 @@ def hvg_pca_linear(data: LabelData, task: Task, split: Split, *, seed: int, unit
 def all_genes_linear(
     data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray
 ) -> Prediction:
-    """L1 logistic regression, or ridge, on the log counts of every gene detected in training.
-
-    Genes are divided by their deviation and not centred, which the intercept makes up for, so that the matrix
-    stays sparse.
-    """
+    """L1 logistic regression, or ridge, on the log counts of every gene detected in training."""
     parts = taught(data, task, split)
-    known = data.log[parts.seen].astype(np.float64)
-    mean = np.asarray(known.mean(axis=0)).ravel()
-    sd = np.sqrt(np.maximum(np.asarray(known.multiply(known).mean(axis=0)).ravel() - mean**2, 0.0))
-    genes = np.flatnonzero(sd > 1e-6)
-    scaled = data.log[:, genes].astype(np.float64) @ sparse.diags(1 / sd[genes])
-    return prediction_of(task, units, fit_linear(scaled.tocsr(), task, parts, seed=seed, penalty="l1"))
+    scaled = over_deviation(data.log, parts.seen)
+    return prediction_of(task, units, fit_linear(scaled, task, parts, seed=seed, penalty="l1"))
 
 
 def scvi_linear(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:

@@ -48,6 +48,18 @@ def standardised(features: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return _scaling(features[seen])(features)
 
 
+def over_deviation(log: sparse.csr_matrix, seen: np.ndarray) -> sparse.csr_matrix:
+    """Return log counts of the genes that vary in the cells `seen`, over their deviation there; float64.
+
+    Not centred, which an intercept makes up for, so that the matrix stays sparse.
+    """
+    known = log[seen].astype(np.float64)
+    mean = np.asarray(known.mean(axis=0)).ravel()
+    sd = np.sqrt(np.maximum(np.asarray(known.multiply(known).mean(axis=0)).ravel() - mean**2, 0.0))
+    genes = np.flatnonzero(sd > 1e-6)
+    return (log[:, genes].astype(np.float64) @ sparse.diags(1 / sd[genes])).tocsr()
+
+
 def centred(features: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Return features less their mean over the units `seen`, in units of one common deviation; float32.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geneformer_grn._runtime import choose_device
+from geneformer_grn._runtime import choose_device, logger
 from geneformer_grn.cells.batches import BatchSettings, MaskSettings, balanced_copies
 from geneformer_grn.cells.corpora.corpus import Corpus
-from geneformer_grn.cells.corpora.leaks import files_in_both
+from geneformer_grn.cells.corpora.leaks import files_in_both, shared_files
 from geneformer_grn.genes.vocabulary import GeneVocabulary
 from geneformer_grn.training.config import PretrainConfig
+from geneformer_grn.training.record import earlier_training, training_stages
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ def open_data(config: PretrainConfig) -> PretrainingData:
     Raises
     ------
     FileNotFoundError
-        A corpus is not there.
+        A corpus, or the model to start from, is not there.
     VocabularyMismatchError
         The held-out corpus was tokenized with another vocabulary.
     ValueError
-        The held-out corpus has cells of a file that is trained on, or the corpus lacks the column to
-        balance.
+        The held-out corpus has cells of a file that is trained on, or that the model to start from was
+        trained on, or the corpus lacks the column to balance.
     """
     data = config.data
     corpus = Corpus.open(data.corpus)
@@ -43,6 +44,7 @@ def open_data(config: PretrainConfig) -> PretrainingData:
     if validation is not None:
         validation.require_vocabulary(vocabulary)
         _require_apart(corpus, validation)
+        _require_unread(validation, config)
     mask = MaskSettings(rate=data.mask_rate, keep=data.keep, random=data.random)
     copies = None
     if data.balance is not None:
@@ -70,3 +72,28 @@ def _require_apart(corpus: Corpus, held_out: Corpus) -> None:
             "held-out figures would say nothing. Tokenize other files for it, divide one corpus with "
             "geneformer-grn corpus split, or pass --set data.validation=none"
         )
+
+
+def _require_unread(held_out: Corpus, config: PretrainConfig) -> None:
+    """Raise where a training that made the model to start from read cells of a held-out file."""
+    start = earlier_training(config)
+    if start is None:
+        return
+    files = held_out.manifest["files"]
+    for stage in training_stages(start["training"]):
+        # A record of a part of a split that does not name the split cannot tell whose part is held out.
+        read, vague = [], []
+        for entry in stage["corpus"]["files"]:
+            divided = "splits" not in entry and entry.get("left_out", {}).get("elsewhere")
+            (vague if divided else read).append(entry)
+        if both := shared_files(read, files):
+            raise ValueError(
+                f"data.validation holds files that {start['name']!r}, which training starts from, was "
+                f"trained on (same sha256): {', '.join(both)}; held-out figures would flatter it. Hold out "
+                "other files, or pass --set data.validation=none"
+            )
+        if both := shared_files(vague, files):
+            logger.warning(
+                "%s was trained on a part of %s, and its record does not say which: that it is not the part "
+                "held out cannot be checked", start["name"], ", ".join(both),
+            )  # fmt: skip

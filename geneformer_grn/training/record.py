@@ -46,7 +46,7 @@ def training_record(
     corpus, held_out
         Its cells; recorded are file names, numbers and hashes, and of how many cells in the file which were
         left out: ``copies`` of cells kept apart, those ``elsewhere`` (in another part of a split), by
-        ``rules`` of quality or choice, ``not sampled``.
+        ``rules`` of quality or choice, ``not sampled``; and which part of which ``splits`` the rest is.
     device
         Where it ran.
     started_from
@@ -144,7 +144,8 @@ def _contents(corpus: Corpus) -> dict[str, Any]:
         "n_cells": len(corpus),
         "n_tokens": int(corpus.lengths.sum()),
         "files": [
-            {key: entry[key] for key in keys} | {"left_out": _left_out(entry)}
+            {key: entry[key] for key in keys}
+            | {"left_out": _left_out(entry), "splits": entry.get("splits", [])}
             for entry in corpus.manifest["files"]
         ],
     }

@@ -57,7 +57,7 @@ def few_shot_predictions(
     """Return method -> donor -> draw -> (true classes, ``(m, n_classes)`` probabilities) of its cells."""
     from geneformer_grn.cells.counts import log_normalised
     from geneformer_grn.evaluation.label_data import Taught
-    from geneformer_grn.evaluation.label_features import centred, expression_components
+    from geneformer_grn.evaluation.label_features import centred, expression_components, over_deviation
     from geneformer_grn.evaluation.linear_fits import fit_linear
     from geneformer_grn.training.supervision import Task
 
@@ -70,7 +70,7 @@ def few_shot_predictions(
         test, others = np.flatnonzero(donors == donor), np.flatnonzero(donors != donor)
         features = {name: centred(each, others) for name, each in frozen.items()}
         features["pca_logistic"] = expression_components(log, others, seed=bench.seed)
-        sparse_log = _over_deviation(log, others)
+        sparse_log = over_deviation(log, others)
         draws: dict[str, list[Any]] = {name: [] for name in found}
         for draw in range(N_DRAWS):
             train = _few(values, others, np.random.default_rng([bench.seed, number, draw]))
@@ -89,14 +89,3 @@ def _few(values: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> np.
     order = rng.permutation(units)
     parts = [order[values[order] == label][:LABELS_A_CLASS] for label in np.unique(values[units])]
     return np.sort(np.concatenate(parts))
-
-
-def _over_deviation(log: Any, seen: np.ndarray) -> Any:
-    """Return log counts of the genes that vary, over their deviation in the cells seen."""
-    from scipy import sparse
-
-    known = log[seen].astype(np.float64)
-    mean = np.asarray(known.mean(axis=0)).ravel()
-    sd = np.sqrt(np.maximum(np.asarray(known.multiply(known).mean(axis=0)).ravel() - mean**2, 0.0))
-    genes = np.flatnonzero(sd > 1e-6)
-    return (log[:, genes].astype(np.float64) @ sparse.diags(1 / sd[genes])).tocsr()

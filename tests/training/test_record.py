@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from geneformer_grn.cells.corpora.corpus import Corpus
+from geneformer_grn.cells.corpora.dealing import SplitSettings
+from geneformer_grn.cells.corpora.splitting import split_corpus
+from geneformer_grn.cells.corpora.tokenizing import CorpusSettings, write_corpus
+from geneformer_grn.training.data import open_data
 from geneformer_grn.training.pretrain import run_pretraining
 from geneformer_grn.training.record import (
+    FILE,
     device_name,
     earlier_training,
     read_training_record,
@@ -118,6 +124,58 @@ def test_a_run_remembers_the_training_of_its_start(made, config_file, corpus_fol
     further = read_config(config_file, [changes[0], f"model.start_from={tmp_path / 'second' / 'model'}"])
     assert earlier_training(further) == {"name": "second", "training": None}
     assert earlier_training(read_config(config_file, changes[:1])) is None
+
+
+def test_held_out_cells_that_the_start_was_trained_on_are_refused(
+    made, make_config, corpus_folder, held_out_folder, tmp_path, caplog
+):
+    out, first = made
+    start = tmp_path / "start"
+    shutil.copytree(out / "model", start)
+    asked = (f"data.corpus={held_out_folder}", f"model.start_from={start}")
+    open_data(make_config(*asked, "data.validation=none"))
+    with pytest.raises(
+        ValueError, match=r"'start', which training starts from, was trained on .*cells\.h5ad"
+    ):
+        open_data(make_config(*asked, f"data.validation={corpus_folder}"))
+
+    def recorded(**changes):
+        entry = {**first["corpus"]["files"][0], **changes}
+        entry = {key: value for key, value in entry.items() if value is not None}
+        record = {**first, "corpus": {**first["corpus"], "files": [entry]}}
+        (start / FILE).write_text(json.dumps(record), encoding="utf-8")
+        return make_config(*asked, f"data.validation={corpus_folder}")
+
+    with caplog.at_level("WARNING"):
+        open_data(recorded(sha256="0" * 64))
+    assert not caplog.records
+    open_data(recorded(splits=None, left_out={"elsewhere": 3}))
+    assert "start was trained on a part of cells.h5ad, and its record does not say which" in caplog.text
+
+
+def test_another_part_of_a_split_may_be_held_out_from_a_start(
+    made, make_config, tiny_adata, tiny_vocabulary, tmp_path
+):
+    out, _ = made
+    tiny_adata.write_h5ad(tmp_path / "cells.h5ad")
+    whole = write_corpus(
+        [tmp_path / "cells.h5ad"], tmp_path / "whole", tiny_vocabulary, CorpusSettings(columns=("cell_type",))
+    )
+    groups = SplitSettings(by="cell_type", assign={"test": ["B"]})
+    parts = split_corpus(whole.path, tmp_path / "parts", groups)
+    shutil.copytree(out / "model", tmp_path / "start")
+    record = training_record(
+        make_config(), log_lines(1), corpus=parts["train"], held_out=None, device=torch.device("cpu")
+    )
+    (tmp_path / "start" / FILE).write_text(json.dumps(record), encoding="utf-8")
+    asked = (f"data.corpus={parts['train'].path}", f"model.start_from={tmp_path / 'start'}")
+    open_data(make_config(*asked, f"data.validation={parts['test'].path}"))
+    with pytest.raises(ValueError, match="which training starts from"):
+        open_data(
+            make_config(
+                f"data.corpus={parts['test'].path}", asked[1], f"data.validation={parts['train'].path}"
+            )
+        )
 
 
 def _strings(value) -> list[str]:

@@ -19,17 +19,28 @@ PERSONS = ("donor", "donor_id", "patient", "patient_id", "individual", "subject"
 
 
 def files_in_both(corpus: Corpus, other: Corpus) -> list[str]:
-    """Return the files of `other` whose cells may be those of `corpus`, by their names in `other`.
+    """Return the files of `other` whose cells may be those of `corpus`, by their names in `other`."""
+    return shared_files(corpus.manifest["files"], other.manifest["files"])
+
+
+def shared_files(files: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names in `others` of files whose cells may be among those of `files`.
 
     Files are known by their sha256. Cells of one file that a split put into different parts are not the same
     cells: the split checked that, and both entries carry its id.
+
+    Parameters
+    ----------
+    files, others
+        Entries of a corpus's manifest, or of a record of a training: ``name``, ``sha256`` and, of a part of
+        a split, ``splits``.
     """
     known: dict[str, list[dict[str, Any]]] = {}
-    for entry in corpus.manifest["files"]:
+    for entry in files:
         known.setdefault(entry["sha256"], []).append(entry)
     return [
         entry["name"]
-        for entry in other.manifest["files"]
+        for entry in others
         if not all(_set_apart(entry, same) for same in known.get(entry["sha256"], ()))
     ]
 
