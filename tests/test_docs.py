@@ -95,7 +95,7 @@ def run_page(blocks: list[Block], folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def cells_of_a_reader(repository, tmp_path_factory) -> Path:
-    """A folder of what a reader brings: two files of 50 shipped cells, 100 genes, a type and a donor each."""
+    """A folder of what a reader brings: three files of 50 shipped cells, 100 genes, a type and a donor each."""
     import anndata
 
     adata = anndata.read_h5ad(repository / "geneformer_grn" / "_demo" / "cells.h5ad")
@@ -105,7 +105,7 @@ def cells_of_a_reader(repository, tmp_path_factory) -> Path:
     genes = np.sort(np.lexsort((-detected, ~named))[:100])
     by_lyz = np.argsort(adata.X[:, np.flatnonzero(symbols == "LYZ")[0]].toarray().ravel(), kind="stable")
     folder = tmp_path_factory.mktemp("reader")
-    for name, start in (("cells.h5ad", 0), ("held_out.h5ad", 25)):
+    for name, start in (("cells.h5ad", 0), ("held_out.h5ad", 25), ("labelled.h5ad", 50)):
         end = len(by_lyz) - start
         rows = by_lyz[np.r_[start : start + 25, end - 25 : end]]
         part = adata[rows, genes].copy()

@@ -82,10 +82,11 @@ def _require_unread(held_out: Corpus, config: PretrainConfig) -> None:
     files = held_out.manifest["files"]
     for stage in training_stages(start["training"]):
         # A record of a part of a split that does not name the split cannot tell whose part is held out.
-        read, vague = [], []
-        for entry in stage["corpus"]["files"]:
-            divided = "splits" not in entry and entry.get("left_out", {}).get("elsewhere")
-            (vague if divided else read).append(entry)
+        entries = stage["corpus"]["files"]
+        vague = [
+            entry for entry in entries if "splits" not in entry and "elsewhere" in entry.get("left_out", ())
+        ]
+        read = [entry for entry in entries if entry not in vague]
         if both := shared_files(read, files):
             raise ValueError(
                 f"data.validation holds files that {start['name']!r}, which training starts from, was "

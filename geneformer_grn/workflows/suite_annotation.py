@@ -68,14 +68,14 @@ def few_shot_predictions(
     found: dict[str, list[Any]] = {name: [] for name in (MODEL, UNTRAINED, "pca_logistic", "l1_logistic")}
     for number, donor in enumerate(np.unique(donors)):
         test, others = np.flatnonzero(donors == donor), np.flatnonzero(donors != donor)
-        features = {name: centred(each, others) for name, each in frozen.items()}
+        features: dict[str, Any] = {name: centred(each, others) for name, each in frozen.items()}
         features["pca_logistic"] = expression_components(log, others, seed=bench.seed)
-        sparse_log = over_deviation(log, others)
+        features["l1_logistic"] = over_deviation(log, others)
         draws: dict[str, list[Any]] = {name: [] for name in found}
         for draw in range(N_DRAWS):
             train = _few(values, others, np.random.default_rng([bench.seed, number, draw]))
             taught = Taught(train, train[:0], others)
-            for name, each in [*features.items(), ("l1_logistic", sparse_log)]:
+            for name, each in features.items():
                 penalty = "l1" if name == "l1_logistic" else "l2"
                 _, predict = fit_linear(each, task, taught, seed=bench.seed, penalty=penalty)
                 draws[name].append((values[test], predict(test)))
