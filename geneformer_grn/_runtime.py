@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("geneformer_grn")
 
 Precision = Literal["fp32", "bf16"]
+_SECONDS_IN_A_FILE = 30.0  # between two states of a progress bar
 
 
 def package_version() -> str:
@@ -55,10 +57,16 @@ def is_main_process() -> bool:
 
 
 def progress(items: Iterable[Any] | None = None, **kwargs: Any) -> Any:
-    """Return a tqdm bar over `items`: on rank 0 only, and silent when logging is quiet."""
+    """Return a tqdm bar over `items`: on rank 0 only, and silent when logging is quiet.
+
+    In a file, as a scheduler keeps it, every state of a bar is a line: there it says where it is each half
+    minute, or as the environment variable ``TQDM_MININTERVAL`` asks.
+    """
     from tqdm.auto import tqdm
 
     quiet = not is_main_process() or logger.getEffectiveLevel() > logging.INFO
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules or "TQDM_MININTERVAL" in os.environ):
+        kwargs = {"mininterval": _SECONDS_IN_A_FILE, "maxinterval": _SECONDS_IN_A_FILE, **kwargs}
     return tqdm(items, disable=quiet, **kwargs)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
+import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,9 @@ import pytest
 from geneformer_grn._runtime import (
     atomic_path,
     choose_device,
+    logger,
     plain_json,
+    progress,
     sha256_file,
     staged_folder,
     write_json,
@@ -136,3 +142,19 @@ def test_devices():
     assert choose_device("auto").type in {"cpu", "cuda", "mps"}
     with pytest.raises(ValueError, match="'tpu' is unknown"):
         choose_device("tpu")
+
+
+@pytest.mark.parametrize(("terminal", "frequent"), [(True, True), (False, False)])
+def test_a_progress_bar_in_a_file_is_few_lines(monkeypatch, terminal, frequent):
+    clock = itertools.count(0.0, 0.5)  # seconds a look
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
+    monkeypatch.delenv("TQDM_MININTERVAL", raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(logger, "getEffectiveLevel", lambda: logging.INFO)
+    assert list(progress(range(50), miniters=1)) == list(range(50))
+    states = stream.getvalue().count("\r")
+    assert states > 40 if frequent else 2 <= states <= 6
+    assert "50/50" in stream.getvalue(), "the end is told in any case"
