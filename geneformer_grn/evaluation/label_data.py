@@ -50,8 +50,10 @@ class LabelData:
     encoder
         The pretrained model; None where no baseline needs it. It is not changed.
     settings
-        `FinetuneSettings` that ``random_weights`` is trained with, and by whose ``max_length`` cells are
-        cropped for everyone who reads ranked genes; None: the defaults.
+        `FinetuneSettings` of the model, by whose ``max_length`` cells are cropped for everyone who reads
+        ranked genes; None: the defaults.
+    random_settings
+        `FinetuneSettings` that ``random_weights`` is trained with; None: `settings`.
     unlabelled
         ``(m,)`` int64 cells beside the training cells that may be looked at without their labels: in a
         few-shot split the training cells whose labels were withheld. Never cells of validation or test.
@@ -64,6 +66,7 @@ class LabelData:
     vocabulary: GeneVocabulary
     encoder: Encoder | None = None
     settings: Any = None
+    random_settings: Any = None
     unlabelled: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     kept: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 

@@ -69,17 +69,17 @@ def components_and_states(
 
 
 def random_weights(data: LabelData, task: Task, split: Split, *, seed: int, units: np.ndarray) -> Prediction:
-    """Fine-tune a model of the same shape from random weights, all layers, with the settings of the model.
+    """Fine-tune a model of the same shape from random weights, all layers.
 
-    Rates that spare pretrained weights may be too low for random ones: where the difference matters, run it
-    with rates of its own, too.
+    Rates that spare pretrained weights may be too low for random ones: ``random_settings`` of the data has
+    its own.
     """
     from geneformer_grn.model.untrained import untrained_twin
     from geneformer_grn.training.finetune import finetune
     from geneformer_grn.training.finetune_settings import FinetuneSettings
 
     encoder = untrained_twin(data.require_encoder(), seed=seed)
-    settings = data.settings or FinetuneSettings()
+    settings = data.random_settings or data.settings or FinetuneSettings()
     part = settings.model.model_copy(update={"mode": "full", "quantised": "none"})
     settings = settings.model_copy(update={"model": part})
     result = finetune(encoder, data.ranked, [task], {task.level: split}, settings, seed=seed)
@@ -87,5 +87,6 @@ def random_weights(data: LabelData, task: Task, split: Split, *, seed: int, unit
         scores = result.model.predict(data.ranked, cells=units)[task.name]
     else:
         scores = result.model.predict(data.ranked)[task.name][task.gene_tokens[units]]
-    details: dict[str, object] = {"settings": {"mode": "full", "epoch": result.best_epoch}}
+    chosen = {"mode": "full", "lr": settings.optim.lr, "head_lr": settings.optim.head_lr}
+    details: dict[str, object] = {"settings": chosen | {"epoch": result.best_epoch}}
     return without_gaps(Prediction(task.name, units, scores, details), task, split)

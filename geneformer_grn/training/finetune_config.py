@@ -134,6 +134,12 @@ class EvaluationSection(_Section):
     few_shot_test: int | None = Field(
         default=None, ge=1, description="score the curve on a sample of so many test cells"
     )
+    random_lr: float | None = Field(
+        default=None, gt=0.0,
+        description="optim.lr of the row random_weights: rates that spare pretrained weights are too low for "
+        "random ones; its heads then begin with small random weights. None: all as the model's",
+    )  # fmt: skip
+    random_head_lr: float | None = Field(default=None, gt=0.0, description="the same of optim.head_lr")
     bootstrap: int = Field(default=500, ge=0, description="draws of the intervals")
     goals: tuple[GoalSection, ...] = ()
 
@@ -190,6 +196,16 @@ class FinetuneConfig(_Section):
         """Return the part that `geneformer_grn.training.finetune.finetune` takes; None: in ``model.mode``."""
         model = self.model.model_dump() | {"mode": mode or self.model.mode}
         return FinetuneSettings(model=FinetuneModel(**model), optim=self.optim)
+
+    def random_settings(self) -> FinetuneSettings:
+        """Return what the row random_weights is trained with."""
+        asked, settings = self.evaluation, self.settings("full")
+        rates = {"lr": asked.random_lr, "head_lr": asked.random_head_lr}
+        given = {key: rate for key, rate in rates.items() if rate is not None}
+        model = {"quantised": "none"} | ({"heads": "steps"} if given else {})
+        return FinetuneSettings(
+            model=settings.model.model_copy(update=model), optim=settings.optim.model_copy(update=given)
+        )
 
     def split_rule(self) -> SplitRule:
         """Return the part of the split section that `make_splits` takes, with what a group is called."""

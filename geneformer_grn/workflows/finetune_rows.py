@@ -153,7 +153,7 @@ def label_data(inputs: FinetuneInputs, encoder: Encoder, config: FinetuneConfig)
 
     return LabelData(
         counts=inputs.counts, ranked=inputs.ranked, vocabulary=inputs.vocabulary, encoder=encoder,
-        settings=config.settings(),
+        settings=config.settings(), random_settings=config.random_settings(),
     )  # fmt: skip
 
 
