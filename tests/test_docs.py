@@ -95,7 +95,7 @@ def run_page(blocks: list[Block], folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def cells_of_a_reader(repository, tmp_path_factory) -> Path:
-    """A folder of what a reader brings: three files of 50 shipped cells, 100 genes, a type and a donor each."""
+    """A folder of what a reader brings: files of 50 shipped cells and 100 genes, a type and a donor each."""
     import anndata
 
     adata = anndata.read_h5ad(repository / "geneformer_grn" / "_demo" / "cells.h5ad")

@@ -279,6 +279,25 @@ def test_random_weights_know_nothing_of_the_pretrained_ones(level, data, task, g
     np.testing.assert_array_equal(found.scores, again.scores)
 
 
+def test_random_weights_learn_with_their_own_settings(data, task, monkeypatch) -> None:
+    from geneformer_grn.training import finetune as room
+    from geneformer_grn.training.finetune_settings import FinetuneModel, FinetuneOptim, FinetuneSettings
+
+    real, seen = room.finetune, []
+
+    def spy(encoder, ranked, tasks, splits, settings, **named):
+        seen.append(settings)
+        return real(encoder, ranked, tasks, splits, settings, **named)
+
+    monkeypatch.setattr(room, "finetune", spy)
+    quick = FinetuneOptim(epochs=1, min_steps=0, lr=2e-3, token_budget=4_000)
+    own = FinetuneSettings(model=FinetuneModel(mode="frozen", encoder_layer=-1), optim=quick)
+    found = CELL_BASELINES["random_weights"](replace(data, random_settings=own), task, SPLIT, seed=0)
+    assert seen[0].optim == quick
+    assert (seen[0].model.mode, seen[0].model.encoder_layer) == ("full", -1)
+    assert found.details["settings"] == {"mode": "full", "lr": 2e-3, "head_lr": quick.head_lr, "epoch": 1}
+
+
 def _with_other_weights(model):
     import copy
 

@@ -77,6 +77,17 @@ def test_a_learning_curve_of_quantised_layers_is_refused_where_they_would_learn(
         read_finetune_config(config_file, [*frozen, 'evaluation.few_shot_modes=["full"]'])
 
 
+def test_random_weights_may_have_rates_of_their_own(config_file):
+    own = read_finetune_config(config_file, ["model.heads=fitted", "model.mode=top", "optim.lr=1e-4"])
+    assert own.random_settings() == own.settings("full"), "unless they are given"
+    asked = ["model.heads=fitted", "optim.lr=1e-4", "optim.head_lr=1e-3", "evaluation.random_lr=2e-3"]
+    random = read_finetune_config(config_file, asked).random_settings()
+    assert (random.optim.lr, random.optim.head_lr, random.model.heads) == (2e-3, 1e-3, "steps")
+    both = read_finetune_config(config_file, [*asked, "evaluation.random_head_lr=7e-3"])
+    assert both.random_settings().optim.head_lr == 7e-3
+    assert both.settings().optim.head_lr == 1e-3, "the model's are as they were"
+
+
 def test_several_tasks(tmp_path):
     path = tmp_path / "two.toml"
     two = TEXT.replace("[split]", '[[tasks]]\nname = "age"\nkind = "regression"\n[split]')
