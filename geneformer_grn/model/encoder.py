@@ -114,7 +114,7 @@ class Encoder:
         -------
         Encoder
             A model of its own that shares its weights with this one; its states of layer 0 are those of
-            `encoder_layer` here.
+            `encoder_layer` here. Its masked-language head was learnt on the layer that is gone.
 
         Raises
         ------
@@ -132,7 +132,7 @@ class Encoder:
         # Weights that the copy already holds are not copied.
         shared: dict[int, Any] = {id(weight): weight for weight in self.model.parameters()}
         model = cast("Any", copy.deepcopy(self.model, shared))
-        model.bert.encoder.layer = model.bert.encoder.layer[:n_layers]
+        del model.bert.encoder.layer[n_layers:]
         model.config.num_hidden_layers = n_layers
         return replace(self, model=model)
 

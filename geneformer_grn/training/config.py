@@ -264,7 +264,10 @@ def read_config(path: Path | str, overrides: Sequence[str] = ()) -> PretrainConf
 
 
 def flat_config(config: PretrainConfig) -> dict[str, Any]:
-    """Return `config` as one level of ``section.key``; paths as names: outputs record no folders."""
+    """Return `config` as one level of ``section.key``; paths as names: outputs record no folders.
+
+    A model to start from has the name of its folder, that of a run the name of the run.
+    """
     flat = {
         f"{section}.{key}": value.name if isinstance(value, Path) else value
         for section, keys in config.model_dump().items()
@@ -273,7 +276,8 @@ def flat_config(config: PretrainConfig) -> dict[str, Any]:
     start = config.model.start_from
     if start is not None and Path(start).is_dir():  # else a shipped name or a Hugging Face id
         folder = Path(start).absolute()
-        flat["model.start_from"] = folder.parent.name if folder.name in ("model", "best") else folder.name
+        of_run = folder.name in ("model", "best") and (folder.parent / "run.json").is_file()
+        flat["model.start_from"] = folder.parent.name if of_run else folder.name
     return flat
 
 

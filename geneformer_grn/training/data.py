@@ -79,6 +79,11 @@ def _require_unread(held_out: Corpus, config: PretrainConfig) -> None:
     start = earlier_training(config)
     if start is None:
         return
+    if start["training"] is None:
+        logger.warning(
+            "%s has no record of its training: whether it read held-out cells cannot be checked",
+            start["name"],
+        )
     files = held_out.manifest["files"]
     for stage in training_stages(start["training"]):
         # A record of a part of a split that does not name the split cannot tell whose part is held out.

@@ -118,7 +118,7 @@ def train(run: FinetuneRun, out: Path | None, facts: Mapping[str, Any]) -> None:
                 continue
             found = run.processes.agree(_validate(run, run.kept) if run.processes.is_main else None)
             row = _note(run, found, cells=n_cells, rate=rate, loss=float(losses.mean()))
-            bar.set_postfix(loss=f"{row['loss']:.3f}", score=f"{found.score:.3f}")
+            bar.set_postfix(loss=f"{row['loss']:.3f}", score=f"{found.score:.3f}", refresh=False)
             _keep(run, out, facts)
 
 

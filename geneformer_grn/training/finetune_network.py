@@ -149,8 +149,9 @@ def trainable_copy(
     """
     mode, chosen = settings.model.mode, settings.model
     if mode == "top" and chosen.top_layers > encoder.n_layers:
+        below = f" up to encoder_layer {chosen.encoder_layer}" if chosen.encoder_layer else ""
         raise ValueError(
-            f"top_layers is {chosen.top_layers}, but {encoder.name!r} has {encoder.n_layers} layers"
+            f"top_layers is {chosen.top_layers}, but {encoder.name!r} has {encoder.n_layers} layers{below}"
         )
     precision: Precision = settings.optim.precision
     if chosen.quantised != "none":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -34,9 +35,11 @@ class Processes:
         """Return the processes that a launcher started, or the one there is; it computes on `device`."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls(device)
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
 
-        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+        # One process fits, validates and predicts for all, while the others wait for what it found.
+        patient = InitProcessGroupKwargs(timeout=timedelta(days=1))
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[patient])
         return cls(accelerator.device, accelerator)
 
     @property

@@ -184,7 +184,8 @@ def _train(run: Run, steps: Iterable[StepData]) -> bool:
             validating = run.validate is not None and (last or step % settings.validate_every == 0)
             saving = stopping or last or step % settings.checkpoint_every == 0
             if at_read or validating or saving:
-                bar.set_postfix(loss=f"{write_pending(run, seconds=time.perf_counter() - clock):.3f}")
+                loss = write_pending(run, seconds=time.perf_counter() - clock)
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)  # with the bar's next state
             if validating:
                 _validate(run)
             if saving:

@@ -163,7 +163,11 @@ def _data(results: dict[str, Any], stages: list[dict[str, Any]]) -> list[dict[st
     sources = results["checkpoint"]["sources"]
     license_of = {source.get("sha256"): source.get("license") for source in sources}
     files = [entry for stage in stages for entry in stage["corpus"]["files"]] if stages else sources
-    once = {entry.get("sha256") or place: entry for place, entry in reversed(list(enumerate(files)))}
+    once: dict[Any, dict[str, Any]] = {}
+    for place, entry in enumerate(files):  # of a file that several trainings read, the largest part
+        held = once.setdefault(entry.get("sha256") or place, entry)
+        if (entry.get("n_cells") or 0) > (held.get("n_cells") or 0):
+            once[entry.get("sha256") or place] = entry
     return [
         {
             "name": entry["name"],
@@ -171,7 +175,7 @@ def _data(results: dict[str, Any], stages: list[dict[str, Any]]) -> list[dict[st
             "left_out": _left_out(entry.get("left_out")),
             "license": license_of.get(entry.get("sha256")) or "not stated",
         }
-        for entry in reversed(once.values())
+        for entry in once.values()
     ]
 
 

@@ -102,6 +102,7 @@ def evaluate_model(
     )
     from geneformer_grn.model.encoder import load_encoder
     from geneformer_grn.model.folder import resolve_checkpoint
+    from geneformer_grn.model.head_files import is_finetuned
     from geneformer_grn.training.record import read_training_record
 
     settings = settings or EvaluateSettings()
@@ -111,6 +112,8 @@ def evaluate_model(
     contestants = prepare(encoder, _baseline(folder), seed=settings.seed)
     if contestants.baseline is None:
         logger.warning("%s carries no rank_position.npz: no rank-position baseline is scored", encoder.name)
+    if is_finetuned(folder):
+        logger.warning("%s is fine-tuned: its masked-language head has not learnt with it", encoder.name)
     training = read_training_record(folder)
     known = _seen(training, encoder.vocabulary.provenance.get("sources", []))
     rows, scores = [], []

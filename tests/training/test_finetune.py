@@ -320,7 +320,7 @@ def test_what_does_not_fit_is_refused(tiny_encoder, ranked, tasks, splits):
         (([kind], splits, settings("top", top_layers=9)), "top_layers is 9"),
         (
             ([kind], splits, settings("top", top_layers=2, encoder_layer=-1)),
-            "top_layers is 2, but 'tiny' has 1",
+            "'tiny' has 1 layers up to encoder_layer -1",
         ),
         (([kind], splits, settings(encoder_layer=-3)), "encoder layer -3 does not exist"),
         (([kind], splits, settings(encoder_layer=-2)), "no layer would be left"),

@@ -132,7 +132,10 @@ def test_the_card_tells_the_trainings_before_the_last(results):
     first["corpus"]["files"][0] |= {"sha256": "b" * 64}
     card = render_card(results)
     assert "**In all:** at least 2,000,000 tokens." in card
-    assert "general.h5ad" not in card, "the same file once, as the last training had it"
+    assert "general.h5ad" not in card, "the same file once"
+    other = {"name": "other.h5ad", "sha256": "c" * 64, "n_cells": 7, "left_out": {}}
+    first["corpus"]["files"] = [other, first["corpus"]["files"][0] | {"name": "own.h5ad", "n_cells": 9000}]
+    assert "| own.h5ad | 9,000 | none | not stated |\n| other.h5ad | 7 |" in render_card(results)
 
 
 def test_the_card_repeats_how_counts_were_read(results):
