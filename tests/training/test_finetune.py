@@ -106,6 +106,26 @@ def test_heads_may_read_a_lower_layer_and_the_rest_is_left_out(
     )
 
 
+@pytest.mark.parametrize("mode", ["full", "frozen"])
+def test_genes_are_read_from_a_lower_layer_and_a_killed_run_goes_on(
+    tiny_encoder, ranked, tasks, splits, mode, tmp_path
+):
+    given = (tiny_encoder, ranked, [tasks["role"]], splits)
+    asked = settings(mode, encoder_layer=-1, heads="steps")
+    whole = finetune(*given, asked)
+
+    def kill(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(*given, asked, out=tmp_path / "run", told=kill)
+    assert_same(whole, finetune(*given, asked, out=tmp_path / "run", resume=True))
+    with pytest.raises(ValueError, match="encoder_layer"):
+        finetune(*given, settings(mode, heads="steps"), out=tmp_path / "run", resume=True)
+    lower = replace(tiny_encoder, model=tiny_encoder.up_to(-1).model)
+    assert_same(whole, finetune(lower, *given[1:], settings(mode, heads="steps")))
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls", "attention"])
 @pytest.mark.parametrize("name", ["kind", "grade", "age"])
 def test_it_learns_what_cells_are(tiny_encoder, ranked, tasks, splits, name, pooling):
