@@ -181,5 +181,6 @@ def _captum() -> Any:
         return importlib.import_module("captum.attr")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'integrated gradients need captum: pip install "geneformer-grn[explain]"; other methods do not'
+            'integrated gradients need captum: pip install "geneformer-grn[explain]"; gradient_x_input, '
+            "attention and occlusion (--method) do not"
         ) from error

@@ -141,7 +141,8 @@ def read_network(path: Path | str) -> pd.DataFrame:
             OSError,
             EOFError,
         ) as error:
-            raise ValueError(f"{path.name} is no table of edges: {error}") from error
+            why = "it is not text" if isinstance(error, UnicodeDecodeError) else error
+            raise ValueError(f"{path.name} is no table of edges: {why}") from error
         fields = [str(field) for field in first.iloc[0]]
         if len(fields) == 1 and set(_BEELINE) <= set(fields[0].split("\t")):
             separator, fields = "\t", fields[0].split("\t")

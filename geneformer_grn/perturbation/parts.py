@@ -283,7 +283,8 @@ def _cut(per_cell: np.ndarray, lengths: np.ndarray, part_tokens: int) -> np.ndar
             tokens = 0
         pieces = min(math.ceil(count * length / part_tokens), count)
         bounds.extend(end + count * piece // pieces for piece in range(1, pieces))
-        tokens += count * length // max(pieces, 1)
+        last = count - count * (pieces - 1) // pieces if pieces else 0  # the part that the next cell may join
+        tokens += last * length
         end += count
     if end > bounds[-1] or not end:  # a run without pairs is one empty part
         bounds.append(end)

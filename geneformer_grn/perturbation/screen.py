@@ -131,7 +131,8 @@ def plan_screen(
     if screen.n_passes > bound:
         raise ValueError(
             f"{len(sets):,} perturbations in {len(ranks):,} groups need at least {screen.n_passes:,} passes, "
-            f"nulls included; at most {bound:,} are allowed. Allow more, or perturb fewer genes."
+            f"nulls included; at most {bound:,} are allowed. Allow more (--passes, max_passes), or perturb "
+            "fewer genes."
         )
 
     def first_that_fits(sizes: list[tuple[int, int]]) -> Screen | None:

@@ -19,7 +19,7 @@ from geneformer_grn.model.fingerprint import encoder_fingerprint
 from geneformer_grn.model.heads import Finetuned, TaskHead
 from geneformer_grn.training.finetune_lessons import make_lessons
 from geneformer_grn.training.finetune_loop import FinetuneRun, start_run, train
-from geneformer_grn.training.finetune_network import finished, original_model
+from geneformer_grn.training.finetune_network import encoder_to_train, finished, original_model
 from geneformer_grn.training.finetune_processes import Processes
 from geneformer_grn.training.finetune_settings import FinetuneSettings
 from geneformer_grn.training.finetune_state import load_progress, run_facts
@@ -122,12 +122,7 @@ def finetune(
     folder = None if out is None else Path(out)
     processes = Processes.started(encoder.device)
     lessons = make_lessons(ranked, tasks, splits, vocabulary=encoder.vocabulary, settings=settings)
-    encoder = encoder.up_to(settings.model.encoder_layer)
-    if not encoder.n_layers:
-        raise ValueError(
-            f"encoder_layer is {settings.model.encoder_layer}: no layer would be left of {encoder.name!r}; "
-            f"use {settings.model.encoder_layer + 1} or above"
-        )
+    encoder = encoder_to_train(encoder, settings.model)
     names = {task.name for task in tasks}
     if unknown := sorted(set(weights or {}) - names):
         raise ValueError(f"there is no task {unknown[0]!r} to weigh; there are {', '.join(sorted(names))}")

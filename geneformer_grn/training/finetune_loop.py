@@ -108,6 +108,11 @@ def train(run: FinetuneRun, out: Path | None, facts: Mapping[str, Any]) -> None:
     if state.ended:
         return
     n_epochs = run.n_epochs
+    if n_epochs > settings.epochs and run.processes.is_main:
+        logger.info(
+            "%d epochs in place of %d: an epoch has %d steps, too few to learn by (optim.min_steps)",
+            n_epochs, settings.epochs, run.total_steps // n_epochs,
+        )  # fmt: skip
     every = max(1, n_epochs // max(settings.epochs, 10))
     with progress(total=n_epochs, initial=state.epoch, unit="epoch", desc="finetune") as bar:
         while state.epoch < n_epochs and not state.ended:

@@ -135,6 +135,28 @@ class Network(nn.Module):
         return total, stacked.detach()
 
 
+def encoder_to_train(encoder: Encoder, chosen: FinetuneModel) -> Encoder:
+    """Return the encoder without the layers above the one that the heads read.
+
+    Raises
+    ------
+    ValueError
+        There is no such layer, none would be left, or there are fewer than are asked to learn.
+    """
+    if not -encoder.n_layers < chosen.encoder_layer <= 0:
+        raise ValueError(
+            f"encoder_layer {chosen.encoder_layer} leaves no layer of {encoder.name!r}: heads read "
+            f"its layers 0 (the last) to {1 - encoder.n_layers} (the first)"
+        )
+    below = f" up to encoder_layer {chosen.encoder_layer}" if chosen.encoder_layer else ""
+    lower = encoder.up_to(chosen.encoder_layer)
+    if chosen.mode == "top" and chosen.top_layers > lower.n_layers:
+        raise ValueError(
+            f"top_layers is {chosen.top_layers}, but {encoder.name!r} has {lower.n_layers} layers{below}"
+        )
+    return lower
+
+
 def trainable_copy(
     encoder: Encoder, settings: FinetuneSettings, device: torch.device, *, seed: int
 ) -> Encoder:
@@ -143,16 +165,11 @@ def trainable_copy(
     Raises
     ------
     ValueError
-        There are fewer layers than are asked to learn, or quantised ones are asked for without a CUDA GPU.
+        Quantised layers are asked for without a CUDA GPU.
     ModuleNotFoundError
         peft or bitsandbytes is asked for and not installed.
     """
     mode, chosen = settings.model.mode, settings.model
-    if mode == "top" and chosen.top_layers > encoder.n_layers:
-        below = f" up to encoder_layer {chosen.encoder_layer}" if chosen.encoder_layer else ""
-        raise ValueError(
-            f"top_layers is {chosen.top_layers}, but {encoder.name!r} has {encoder.n_layers} layers{below}"
-        )
     precision: Precision = settings.optim.precision
     if chosen.quantised != "none":
         held = quantised(replace(encoder, precision=precision), chosen.quantised, device)

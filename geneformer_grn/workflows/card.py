@@ -46,8 +46,9 @@ def write_card(results_path: Path | str, out: Path | str) -> None:
         results = json.loads(results_path.read_text(encoding="utf-8"))
         text = _RENDER.get(results["kind"], render_card)(results)
     except (AttributeError, KeyError, TypeError, ValueError, UndefinedError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{results_path.name} holds no results of evaluate model or finetune: {error!r}"
+            f"{results_path.name} holds no results of evaluate model or finetune: {why}"
         ) from error
     with atomic_path(out) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from geneformer_grn._runtime import sha256_file
 from geneformer_grn.cells.corpora.corpus import Corpus
 from geneformer_grn.cells.corpora.facts import corpus_facts
 from geneformer_grn.genes.vocabulary import GeneVocabulary
@@ -53,7 +54,7 @@ def _vocabulary_facts(vocabulary: GeneVocabulary) -> dict[str, Any]:
         "n_genes": len(vocabulary) - vocabulary.n_special,
         "n_regulators": int(vocabulary.is_regulator.sum()),
         "max_length": vocabulary.max_length,
-        "fingerprint": vocabulary.fingerprint,
+        "vocabulary_fingerprint": vocabulary.fingerprint,
     }
 
 
@@ -78,6 +79,7 @@ def _describe_checkpoint(target: str | Path) -> dict[str, Any]:
         "ffn_size": model.config.intermediate_size,
         "activation": model.config.hidden_act,
         "n_parameters": sum(weight.numel() for weight in model.parameters()),
+        "weights_sha256": sha256_file(folder / "model.safetensors")[:16],
         **_vocabulary_facts(vocabulary),
     }
 
@@ -94,7 +96,7 @@ def _describe_corpus(path: Path) -> dict[str, Any]:
         "columns": ", ".join(column["name"] for column in facts["columns"]),
         "files": ", ".join(entry["name"] for entry in facts["files"]),
         "setting": facts["vocabulary"]["setting"],
-        "fingerprint": facts["vocabulary"]["fingerprint"],
+        "vocabulary_fingerprint": facts["vocabulary"]["fingerprint"],
         "read_with": " or ".join(facts["open_with"]),
         "more": f"geneformer-grn corpus info {path.name}",
     }

@@ -65,6 +65,8 @@ def embed_adata(
     read, run = read or ReadSettings(), run or ModelSettings()
     if not isinstance(model, Encoder):
         model = load_encoder(model, device=run.device, precision=run.precision)
+    if settings is not None:
+        model.require_layer(settings.encoder_layer)
     vocabulary = model.vocabulary
     counts = read_counts(adata, vocabulary, read, name=name)
     cells, genes = embed_cells_and_genes(model, rank_cells(counts, vocabulary), settings)

@@ -82,15 +82,17 @@ def run_finetuning(
     """
     from geneformer_grn.model.encoder import load_encoder
     from geneformer_grn.model.fingerprint import encoder_fingerprint
+    from geneformer_grn.training.finetune_network import encoder_to_train
 
     out = Path(out)
     require_same_run(out, config, resume=resume)
-    inputs = open_inputs(config, files)
-    baselines = choose_baselines(config, inputs.tasks)
-    conditions = make_conditions(inputs, config)
     encoder = load_encoder(
         config.model.checkpoint, device=config.run.device, precision=config.optim.precision
     )
+    n_parameters = encoder_to_train(encoder, config.model).n_parameters  # refused before cells are read
+    inputs = open_inputs(config, files)
+    baselines = choose_baselines(config, inputs.tasks)
+    conditions = make_conditions(inputs, config)
     known = all_baselines(config.level)
     of_model = {name for name, one in known.items() if one.needs_model}
     record_run(out, config, inputs, weights=encoder_fingerprint(encoder.model), of_model=of_model)
@@ -107,7 +109,7 @@ def run_finetuning(
         "date": datetime.now(tz=UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "model": {
             "name": encoder.name, "mode": config.model.mode,
-            "parameters": encoder.up_to(config.model.encoder_layer).n_parameters,
+            "parameters": n_parameters,
             "vocabulary_fingerprint": encoder.vocabulary.fingerprint,
             "encoder_before": trained["encoder_before"], "encoder_after": trained["encoder_after"],
         },

@@ -136,7 +136,10 @@ def network_of_file(
     if result.card is not None:
         write_json(beside(out, "card.json"), result.card)
     if result.differences is not None:
-        write_table(result.differences, beside(out, "differences.tsv"))
+        changed = beside(out, "differences.tsv")
+        write_table(result.differences, changed)
+        n_sure = int((result.differences["q_value"] < 0.05).sum())
+        logger.info("wrote %d differences to %s, %d with q < 0.05", len(result.differences), changed, n_sure)
     if page is not None:
         write_network_page(result.edges, page, title=f"Gene network of {Path(source).name}")
     return result

@@ -101,6 +101,7 @@ def open_input(source: Path | str | AnnData, settings: RunSettings) -> tuple[Ann
     if settings.groups is not None:
         column_labels(adata.obs, settings.groups)  # refused before the work, not after it
     encoder = load_encoder(settings.model, device=settings.device, precision=settings.precision)
+    encoder.require_layer(settings.encoder_layer)
     counts = read_counts(
         adata,
         encoder.vocabulary,
@@ -232,6 +233,12 @@ def hub_regulators(network: NetworkResult, vocabulary: GeneVocabulary, *, n_hubs
     return [vocabulary.token_of[gene] for gene in hubs.index[:n_hubs]]
 
 
+def _cells_holding(ranked: RankedCells, genes: list[int]) -> np.ndarray:
+    """Return how many of the genes each cell holds, ``(n,)`` int64."""
+    cell = np.repeat(np.arange(len(ranked)), ranked.lengths)
+    return np.bincount(cell[np.isin(ranked.tokens, genes)], minlength=len(ranked))
+
+
 def perturb_groups(
     encoder: Encoder,
     ranked: RankedCells,
@@ -247,12 +254,13 @@ def perturb_groups(
     Returns
     -------
     tuple
-        The screen, and the groups left out: the smallest ones, where not all fit into the bound on passes.
+        The screen, and the groups left out: those whose cells hold the fewest of the genes, where not all
+        fit into the bound on passes.
 
     Raises
     ------
     ValueError
-        Not even the largest group fits.
+        Not even one group fits.
     """
     from geneformer_grn.perturbation.effects import CellFacts, run_screen
     from geneformer_grn.perturbation.matching import rank_groups
@@ -270,11 +278,12 @@ def perturb_groups(
         seed=settings.seed,
     )
     sets = [(gene,) for gene in genes]
-    sizes = network.universe.n_cells
-    by_size = sorted(sizes, key=lambda group: (-sizes[group], group))
-    for n_groups in range(len(by_size), 0, -1):
+    holding = _cells_holding(ranked, genes)
+    held = {group: int(holding[labels == group].sum()) for group in network.universe.n_cells}
+    order = sorted(held, key=lambda group: (-held[group], group))
+    for n_groups in range(len(order), 0, -1):
         kept = labels.astype(object)
-        kept[~np.isin(labels, by_size[:n_groups])] = None
+        kept[~np.isin(labels, order[:n_groups])] = None
         try:
             ranks = rank_groups(ranked, kept, encoder.vocabulary, seed=plan.seed, counts=counts)
             plan_screen(ranks, sets, plan)
@@ -283,11 +292,11 @@ def perturb_groups(
                 raise
             continue
         break
-    left_out = by_size[n_groups:]
+    left_out = order[n_groups:]
     if left_out:
         logger.warning(
-            "%d passes reach for the %d largest groups; not perturbed: %s (allow more by --passes)",
-            settings.max_passes, n_groups, ", ".join(left_out),
+            "%d passes reach for the groups whose cells hold most of the genes: %s; not perturbed: %s (allow "
+            "more by --passes)", settings.max_passes, ", ".join(order[:n_groups]), ", ".join(left_out),
         )  # fmt: skip
     known = CellFacts(counts=counts)
     return run_screen(encoder, ranked, kept, sets, plan, settings=how, known=known), left_out

@@ -1,6 +1,8 @@
 """The verbs embed and info: outputs, exit codes, one clear message."""
 
+import hashlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -108,8 +110,10 @@ def test_info_of_a_checkpoint(app, tiny_checkpoint, tiny_encoder):
     assert facts["type"] == "checkpoint"
     assert facts["path"] == str(tiny_checkpoint)
     assert facts["n_parameters"] == tiny_encoder.n_parameters
-    assert facts["fingerprint"] == tiny_encoder.vocabulary.fingerprint
-    assert f"n parameters  {tiny_encoder.n_parameters:,}" in stdout
+    assert facts["vocabulary_fingerprint"] == tiny_encoder.vocabulary.fingerprint
+    assert re.search(rf"n parameters +{tiny_encoder.n_parameters:,}\n", stdout)
+    weights = hashlib.sha256((tiny_checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    assert facts["weights_sha256"] == weights[:16]
 
 
 def test_info_of_a_vocabulary_and_of_edges(app, tiny_vocabulary, tmp_path):
@@ -129,7 +133,7 @@ def test_info_of_a_corpus(app, tiny_h5ad, tiny_vocabulary, tmp_path):
     code, stdout, _ = call(app, "info", tmp_path / "corpus", "--json", "--quiet")
     facts = json.loads(stdout)
     assert (code, facts["type"], facts["n_cells"]) == (0, "corpus", 80)
-    assert facts["fingerprint"] == tiny_vocabulary.fingerprint
+    assert facts["vocabulary_fingerprint"] == tiny_vocabulary.fingerprint
 
 
 def test_info_of_nothing_exits_with_2(app, tmp_path):

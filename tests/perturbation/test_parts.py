@@ -70,6 +70,17 @@ def test_parts_hold_every_pair_once_and_no_more_than_asked(tiny_vocabulary, data
             assert ends.count(cell) <= 1
 
 
+def test_the_rest_of_a_cell_that_was_cut_counts_in_its_part(tiny_vocabulary):
+    """Three pairs of 4 tokens in parts of 9: one, then two with no room for the next cell's three."""
+    requests = [
+        Request(genes=(7 + number,), kind="delete", cells=np.array(cells))
+        for number, cells in enumerate(([0, 1], [0, 1], [0, 1, 2]))
+    ]
+    parts = PartList(ranked_cells(tiny_vocabulary, [1, 2, 1]), requests, tiny_vocabulary, part_tokens=9)
+    held = [parts.pairs(number).cell.tolist() for number in range(len(parts))]
+    assert held == [[0, 0, 0], [1], [1, 1], [2]]
+
+
 def test_a_part_needs_some_work(ranked, tiny_vocabulary):
     request = Request(genes=(7,), kind="delete", cells=np.arange(3))
     with pytest.raises(ValueError, match="at least 1 token"):

@@ -342,8 +342,11 @@ def test_what_does_not_fit_is_refused(tiny_encoder, ranked, tasks, splits):
             ([kind], splits, settings("top", top_layers=2, encoder_layer=-1)),
             "'tiny' has 1 layers up to encoder_layer -1",
         ),
-        (([kind], splits, settings(encoder_layer=-3)), "encoder layer -3 does not exist"),
-        (([kind], splits, settings(encoder_layer=-2)), "no layer would be left"),
+        (
+            ([kind], splits, settings(encoder_layer=-3)),
+            "-3 leaves no layer of 'tiny': heads read its layers 0",
+        ),
+        (([kind], splits, settings(encoder_layer=-2)), "encoder_layer -2 leaves no layer"),
         (([tasks["age"]], splits, settings(sampling="balanced")), "needs a task that gives cells a class"),
         (([kind], splits, settings("lora", quantised="4bit")), "quantised layers need a CUDA GPU"),
     ]

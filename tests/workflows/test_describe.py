@@ -16,6 +16,6 @@ def test_a_corpus(tiny_h5ad, tiny_vocabulary, tmp_path):
     assert facts["n_tokens"] == len(corpus.input_ids)
     assert facts["columns"] == "input_ids, length, cell_id, source, cell_type"
     assert facts["files"] == "cells.h5ad"
-    assert facts["fingerprint"] == tiny_vocabulary.fingerprint
+    assert facts["vocabulary_fingerprint"] == tiny_vocabulary.fingerprint
     assert "datasets.load_from_disk" in facts["read_with"]
     assert all(isinstance(value, str | int | float) for value in facts.values())
