@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from geneformer_grn._runtime import choose_device, logger
 from geneformer_grn.cells.batches import BatchSettings, MaskSettings, balanced_copies
@@ -15,12 +16,13 @@ from geneformer_grn.training.record import earlier_training, training_stages
 
 @dataclass(frozen=True)
 class PretrainingData:
-    """What a run reads: corpora of one vocabulary, and how they become batches."""
+    """What a run reads: corpora of one vocabulary, how they become batches, and what its start had read."""
 
     corpus: Corpus
     validation: Corpus | None
     vocabulary: GeneVocabulary
     batches: BatchSettings
+    started_from: dict[str, Any] | None
 
 
 def open_data(config: PretrainConfig) -> PretrainingData:
@@ -40,11 +42,12 @@ def open_data(config: PretrainConfig) -> PretrainingData:
     corpus = Corpus.open(data.corpus)
     vocabulary = corpus.vocabulary
     corpus.require_vocabulary(vocabulary)
+    started_from = earlier_training(config)  # read now: the folder may be gone when the run has ended
     validation = None if data.validation is None else Corpus.open(data.validation)
     if validation is not None:
         validation.require_vocabulary(vocabulary)
         _require_apart(corpus, validation)
-        _require_unread(validation, config)
+        _require_unread(validation, started_from)
     mask = MaskSettings(rate=data.mask_rate, keep=data.keep, random=data.random)
     copies = None
     if data.balance is not None:
@@ -60,7 +63,7 @@ def open_data(config: PretrainConfig) -> PretrainingData:
         stages=data.curriculum,
         copies=copies,
     )
-    return PretrainingData(corpus, validation, vocabulary, settings)
+    return PretrainingData(corpus, validation, vocabulary, settings, started_from)
 
 
 def _require_apart(corpus: Corpus, held_out: Corpus) -> None:
@@ -74,9 +77,8 @@ def _require_apart(corpus: Corpus, held_out: Corpus) -> None:
         )
 
 
-def _require_unread(held_out: Corpus, config: PretrainConfig) -> None:
+def _require_unread(held_out: Corpus, start: dict[str, Any] | None) -> None:
     """Raise where a training that made the model to start from read cells of a held-out file."""
-    start = earlier_training(config)
     if start is None:
         return
     if start["training"] is None:

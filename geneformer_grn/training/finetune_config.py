@@ -199,10 +199,10 @@ class FinetuneConfig(_Section):
 
     def random_settings(self) -> FinetuneSettings:
         """Return what the row random_weights is trained with."""
-        asked, settings = self.evaluation, self.settings("full")
+        asked, settings = self.evaluation, self.settings()
         rates = {"lr": asked.random_lr, "head_lr": asked.random_head_lr}
         given = {key: rate for key, rate in rates.items() if rate is not None}
-        model = {"quantised": "none"} | ({"heads": "steps"} if given else {})
+        model = {"mode": "full", "quantised": "none"} | ({"heads": "steps"} if given else {})
         return FinetuneSettings(
             model=settings.model.model_copy(update=model), optim=settings.optim.model_copy(update=given)
         )

@@ -35,7 +35,7 @@ from geneformer_grn.training.loop import Run, train
 from geneformer_grn.training.plan import plan_steps
 from geneformer_grn.training.pretrain_start import require_usable, start_run
 from geneformer_grn.training.record import FILE as RECORD_FILE
-from geneformer_grn.training.record import earlier_training, training_record
+from geneformer_grn.training.record import training_record
 from geneformer_grn.training.stream import Prefetched, Share, training_steps
 from geneformer_grn.training.tracking import FILE, read_log, require_tracker
 from geneformer_grn.training.validation import masked_cells, masked_gene_scores
@@ -125,7 +125,6 @@ def _run_pretraining(
     require_usable(out, resume=resume)
     if branch_from is not None and branch_from[0].absolute() == out.absolute():
         raise ValueError(f"a branch of {out} needs a folder of its own; give another --out")
-    started_from = earlier_training(config)  # read now: the folder may be gone when the run has ended
     accelerator.wait_for_everyone()  # nobody writes into `out` before everybody has looked
     run = start_run(config, out, data, accelerator, resume=resume, branch_from=branch_from)
     share = Share(accelerator.process_index, accelerator.num_processes, config.optim.accumulation)
@@ -144,7 +143,7 @@ def _run_pretraining(
         record = training_record(
             config, read_log(out / FILE),
             corpus=data.corpus, held_out=data.validation, device=accelerator.device,
-            started_from=started_from,
+            started_from=data.started_from,
         )  # fmt: skip
         baseline = baseline or RankPositionBaseline.fit(data.corpus, data.vocabulary)
         dtype = config.run.export_dtype

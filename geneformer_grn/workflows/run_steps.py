@@ -235,8 +235,9 @@ def hub_regulators(network: NetworkResult, vocabulary: GeneVocabulary, *, n_hubs
 
 def _cells_holding(ranked: RankedCells, genes: list[int]) -> np.ndarray:
     """Return how many of the genes each cell holds, ``(n,)`` int64."""
-    cell = np.repeat(np.arange(len(ranked)), ranked.lengths)
-    return np.bincount(cell[np.isin(ranked.tokens, genes)], minlength=len(ranked))
+    places = np.flatnonzero(np.isin(ranked.tokens, genes))
+    cells = np.searchsorted(ranked.offsets, places, side="right") - 1
+    return np.bincount(cells, minlength=len(ranked))
 
 
 def perturb_groups(

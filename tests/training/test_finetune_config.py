@@ -86,6 +86,8 @@ def test_random_weights_may_have_rates_of_their_own(config_file):
     both = read_finetune_config(config_file, [*asked, "evaluation.random_head_lr=7e-3"])
     assert both.random_settings().optim.head_lr == 7e-3
     assert both.settings().optim.head_lr == 1e-3, "the model's are as they were"
+    small = read_finetune_config(config_file, ["model.mode=frozen", "model.quantised=8bit"])
+    assert (small.random_settings().model.mode, small.random_settings().model.quantised) == ("full", "none")
 
 
 def test_several_tasks(tmp_path):

@@ -13,7 +13,7 @@ from geneformer_grn.workflows.run_steps import RunSettings, perturb_groups
 
 
 def test_the_groups_that_hold_the_genes_are_perturbed_before_larger_ones(monkeypatch, caplog):
-    cells = [[9, 5, 6]] * 3 + [[6, 7]] * 8 + [[5, 8]] * 2
+    cells = [[9, 5, 6]] * 3 + [[6, 7]] * 7 + [[]] + [[5, 8]] * 2
     labels = np.repeat(["few", "many", "fewer"], [3, 8, 2])
     ranked = RankedCells(
         tokens=np.concatenate(cells).astype(np.uint16),
